@@ -1,0 +1,189 @@
+"""What the engine needs from the outside world, as protocols. Adapters implement them; core never sees them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from waywiser.core.budget import Amounts, Claim, Hold, Scope, Shortfall, Standing
+from waywiser.core.calls import Call, Chunk, Failure, Outcome, Tool
+from waywiser.core.classification import Classification
+from waywiser.core.messages import Message
+from waywiser.core.models import Model
+from waywiser.core.receipt import Receipt
+from waywiser.core.trail import LoopState, StepRecord, Trail, WarmPrefix
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session as the store knows it: its trail and the standing of every scope asked for, in that order."""
+
+    trail: Trail
+    standings: tuple[Standing, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of a hold: what was really used, and what it appends to the session's trail (if it made a step).
+
+    `path` names the scopes again, so that a hold that had expired is still charged. The same `hold` settled twice is
+    charged once.
+    """
+
+    hold: str
+    path: tuple[Scope, ...]
+    kind: str
+    used: Amounts
+    now_s: float
+    session: str
+    tier: str = ""
+    model: str = ""
+    step: StepRecord | None = None
+    warm: WarmPrefix | None = None
+    loop: LoopState | None = None
+
+
+class SessionStore(Protocol):
+    """Trails, ledgers and receipts, shared by every worker of a store. Each method is one round trip.
+
+    Every method raises `StoreError` when the store can't be reached; none leaves half of its work done.
+    """
+
+    def open(self, session: str, path: tuple[Scope, ...], now_s: float) -> Opened:
+        """Read a session: its trail and the standing of each scope of `path`. Unknown ones are empty."""
+        ...
+
+    def reserve(self, claim: Claim) -> Hold | Shortfall:
+        """Set money aside in every scope of the claim's path, or in none."""
+        ...
+
+    def settle(self, settlement: Settlement) -> tuple[Standing, ...]:
+        """Replace a hold by what was used, append the step, and return the standings of the path."""
+        ...
+
+    def record(self, receipt: Receipt) -> None:
+        """Keep a receipt, so that it can be explained later."""
+        ...
+
+    def receipt(self, receipt_id: str) -> Receipt | None:
+        """Find a receipt by its id or by an unambiguous prefix of it."""
+        ...
+
+    def receipts(self, session: str) -> Sequence[Receipt]:
+        """Return a session's receipts, oldest first."""
+        ...
+
+    async def aopen(self, session: str, path: tuple[Scope, ...], now_s: float) -> Opened:
+        """Like `open`, for an event loop."""
+        ...
+
+    async def areserve(self, claim: Claim) -> Hold | Shortfall:
+        """Like `reserve`, for an event loop."""
+        ...
+
+    async def asettle(self, settlement: Settlement) -> tuple[Standing, ...]:
+        """Like `settle`, for an event loop."""
+        ...
+
+    async def arecord(self, receipt: Receipt) -> None:
+        """Like `record`, for an event loop."""
+        ...
+
+    def close(self) -> None:
+        """Release files and connections."""
+        ...
+
+
+class Upstream(Protocol):
+    """Somebody who answers calls. Trouble of a provider comes back as a `Failure`, never as an exception."""
+
+    def send(self, model: Model, call: Call, timeout_s: float) -> Outcome:
+        """Answer a call whole."""
+        ...
+
+    async def asend(self, model: Model, call: Call, timeout_s: float) -> Outcome:
+        """Like `send`, for an event loop."""
+        ...
+
+    def stream(self, model: Model, call: Call, timeout_s: float) -> Iterator[Chunk | Failure]:
+        """Answer a call in pieces. A `Failure` is the last item; a whole answer has a chunk with `finish` set."""
+        ...
+
+    def astream(self, model: Model, call: Call, timeout_s: float) -> AsyncIterator[Chunk | Failure]:
+        """Like `stream`, for an event loop."""
+        ...
+
+    def close(self) -> None:
+        """Close connections of the blocking side."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close connections of the async side."""
+        ...
+
+
+class TokenCounter(Protocol):
+    """Counts tokens. A message counted once is not counted again."""
+
+    def messages(self, messages: Sequence[Message], encoding: str) -> int:
+        """Count the tokens of a history, the overhead of its turns included."""
+        ...
+
+    def tools(self, tools: Sequence[Tool], encoding: str) -> int:
+        """Count the tokens that tool definitions take in a prompt."""
+        ...
+
+
+class Classifier(Protocol):
+    """Says what a request is. Local, quick, never raises for odd text."""
+
+    def classify(self, messages: Sequence[Message], tools: Sequence[Tool], rungs: int) -> Classification:
+        """Classify the coming call of this history for a ladder of `rungs` tiers."""
+        ...
+
+
+class Sink(Protocol):
+    """Receives every receipt. A sink that fails never fails a call."""
+
+    def emit(self, receipt: Receipt) -> None:
+        """Take note of one finished call."""
+        ...
+
+
+class Clock(Protocol):
+    """Time and chance, so that tests can freeze both."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    def jitter(self) -> float:
+        """Return a uniform random number in 0..1."""
+        ...
+
+    def new_id(self) -> str:
+        """Return a short unique id that sorts by time."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, blocking."""
+        ...
+
+    async def asleep(self, seconds: float) -> None:
+        """Wait, without blocking the event loop."""
+        ...
+
+
+__all__ = [
+    "Amounts",
+    "Classifier",
+    "Clock",
+    "Failure",
+    "Opened",
+    "SessionStore",
+    "Settlement",
+    "Sink",
+    "TokenCounter",
+    "Upstream",
+]
