@@ -1,0 +1,141 @@
+"""Linear heads over hashed text, their calibration, and the file they are kept in.
+
+A head is a column or a group of columns of one matrix: `softmax` heads choose one of their labels, `sigmoid` heads say
+yes or no for each label by itself. Weights are kept as 8-bit integers with one scale a column (a quarter of the size,
+and no figure moves by more than noise). Files are NumPy's `.npz` and never hold a pickle: what does not read as plain
+arrays of known names is a `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from waywiser.classifier.text import BUCKETS, SHAPE, Floats, PromptView
+from waywiser.errors import ConfigError, Place, Problem
+
+Arrays: TypeAlias = Mapping[str, npt.NDArray[np.generic]]
+
+FORMAT = 1
+_LARGEST = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class LinearHeads:
+    """Scores of many labels at once: `features @ weights + shape @ shape_weights + bias`, a logit a column.
+
+    Shapes: `weights` (BUCKETS, columns) int8, `scale` (columns,), `shape_weights` (len(SHAPE), columns),
+    `bias` (columns,). `slope` and `offset` (columns,) calibrate: probability = squash(slope * logit + offset).
+    """
+
+    columns: tuple[str, ...]
+    weights: npt.NDArray[np.int8]
+    scale: Floats
+    shape_weights: Floats
+    bias: Floats
+    slope: Floats
+    offset: Floats
+
+    def logits(self, view: PromptView) -> Floats:
+        """Return one calibrated logit a column."""
+        buckets, values = view.features
+        raw = (values @ self.weights.take(buckets, axis=0).astype(np.float32)) * self.scale
+        calibrated: Floats = (raw + view.shape @ self.shape_weights + self.bias) * self.slope + self.offset
+        return calibrated
+
+    def strongest_word(self, view: PromptView, column: int) -> int:
+        """Return the index of the word that speaks most for a column, or -1 when none does."""
+        buckets = view.word_buckets
+        if not buckets.size:
+            return -1
+        weights = self.weights[buckets, column]
+        best = int(weights.argmax())
+        return best if weights[best] > 0 else -1
+
+    def arrays(self, prefix: str) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the arrays to store, their names beginning with `prefix`."""
+        return {
+            f"{prefix}columns": np.array(self.columns),
+            f"{prefix}weights": self.weights,
+            **{f"{prefix}{name}": getattr(self, name) for name in _FLOAT_FIELDS},
+        }
+
+    @classmethod
+    def load(cls, arrays: Arrays, prefix: str) -> LinearHeads:
+        """Rebuild heads from stored arrays; `ConfigError` when one is missing, misshapen or of another type."""
+        try:
+            columns = tuple(str(name) for name in arrays[f"{prefix}columns"])
+            weights = arrays[f"{prefix}weights"]
+            floats = {name: arrays[f"{prefix}{name}"] for name in _FLOAT_FIELDS}
+        except KeyError as missing:
+            raise _broken(f"the array {missing} is missing") from None
+        wanted: dict[str, tuple[int, ...]] = {name: (len(columns),) for name in _FLOAT_FIELDS}
+        wanted["shape_weights"] = (len(SHAPE), len(columns))
+        if weights.shape != (BUCKETS, len(columns)) or weights.dtype != np.int8:
+            raise _broken(f"`{prefix}weights` has shape {weights.shape} and type {weights.dtype}")
+        for name, array in floats.items():
+            if array.shape != wanted[name] or array.dtype != np.float32 or not np.isfinite(array).all():
+                raise _broken(f"`{prefix}{name}` is not {wanted[name]} finite 32-bit numbers")
+        return cls(columns, weights.astype(np.int8, copy=False), **{k: v.astype(np.float32) for k, v in floats.items()})
+
+
+_FLOAT_FIELDS = ("scale", "shape_weights", "bias", "slope", "offset")
+
+
+def quantise(weights: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
+    """Round a (buckets, columns) matrix to 8 bits a weight; return it with the scale of each column."""
+    largest = np.abs(weights).max(axis=0)
+    scale: Floats = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    return np.rint(weights / scale).astype(np.int8), scale
+
+
+def softmax(logits: Floats) -> Floats:
+    """Turn logits into probabilities that sum to 1."""
+    raised = np.exp(logits - logits.max())
+    chances: Floats = raised / raised.sum()
+    return chances
+
+
+def sigmoid(logits: Floats) -> Floats:
+    """Turn each logit into a probability by itself."""
+    chances: Floats = 1 / (1 + np.exp(-np.clip(logits, -40, 40)))
+    return chances
+
+
+def save(path: Path, arrays: Arrays) -> None:
+    """Write arrays as `.npz`, the same bytes for the same arrays: sorted names, no time stamps, no pickles."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name in sorted({*arrays, "format"}):
+            array = np.array(FORMAT) if name == "format" else np.ascontiguousarray(arrays[name])
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def load(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    """Read arrays written by `save`. Anything else raises `ConfigError` with the file's name and what is wrong."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > _LARGEST:
+                raise _broken(f"it unpacks to more than {_LARGEST // 2**20} MB", path)
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except FileNotFoundError:
+        raise _broken("there is no such file", path) from None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise _broken(f"it cannot be read ({type(error).__name__}: {error})", path) from None
+    if "format" not in arrays or arrays["format"].shape != () or int(arrays["format"]) != FORMAT:
+        raise _broken(f"it is not a weights file of format {FORMAT}", path)
+    return arrays
+
+
+def _broken(what: str, path: Path | None = None) -> ConfigError:
+    """Build the error for weights that cannot be used."""
+    place = Place(str(path) if path else "classifier weights")
+    return ConfigError(Problem(place, what, "reinstall the package, or train the weights again with `waywiser train`"))
