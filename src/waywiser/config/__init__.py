@@ -1,0 +1,1 @@
+"""Configuration files: YAML with places, pydantic schemas at the edge, core types behind them."""
