@@ -98,7 +98,7 @@ def quantise(weights: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
 
 def softmax(logits: Floats) -> Floats:
     """Turn logits into probabilities that sum to 1."""
-    raised = np.exp(logits - logits.max())
+    raised: Floats = np.exp(logits - logits.max())
     chances: Floats = raised / raised.sum()
     return chances
 

@@ -1,0 +1,251 @@
+"""Labelled prompts for training: the public sets a data folder holds, each mapped to the words of the heads.
+
+Training only. Every row becomes an `Example` that says what its source teaches and is silent about the rest. What a
+set does not settle is left out rather than guessed: the map of a label to a task is one table below each reader.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from waywiser.errors import ConfigError, Place, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One prompt. An empty `task` or `difficulty`, `risk` None or `timely` None: this source doesn't say."""
+
+    text: str
+    source: str
+    task: str = ""
+    difficulty: str = ""
+    risk: tuple[str, ...] | None = None
+    timely: bool | None = None
+    language: str = "en"
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    """Read gzip JSON lines; a missing file is an empty set, a broken one a `ConfigError`."""
+    if not path.exists():
+        return []
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines if line.strip()]
+    except (OSError, EOFError, ValueError) as error:
+        raise ConfigError(Problem(Place(str(path)), f"not gzip JSON lines ({error})")) from None
+
+
+def read(data: Path, seed: int) -> list[Example]:
+    """Read every known set below `data`, in a fixed order; `seed` decides only how passages are joined."""
+    chance = random.Random(seed)  # noqa: S311 - a reproducible shuffle, nothing secret
+    prompts = data / "prompts"
+    return [
+        *_uncommonroute(prompts),
+        *_dolly(prompts, chance),
+        *_llmrouter(prompts),
+        *_clinc(prompts),
+        *_banking(prompts),
+        *_medquad(prompts),
+        *_mgsm(prompts),
+        *_self_instruct(prompts, chance),
+        *_arena(prompts),
+        *_mmlu(data / "correctness"),
+    ]
+
+
+_UNCOMMONROUTE = {
+    "factual-qa": "question",
+    "definition": "question",
+    "explanation": "question",
+    "comparison": "question",
+    "code-snippet-qa": "code",
+    "simple-code": "code",
+    "complex-code": "code",
+    "code-review": "code",
+    "debugging": "code",
+    "testing": "code",
+    "formal-proof": "reasoning",
+    "algorithm-proof": "reasoning",
+    "game-theory": "reasoning",
+    "formal-logic": "reasoning",
+    "logic-puzzle": "reasoning",
+    "math-derivation": "maths",
+    "math-word-problem": "maths",
+    "summary": "summarisation",
+    "translation": "translation",
+    "greeting": "chat",
+    "extraction": "extraction",
+    "classification": "classification",
+    "creative": "creative",
+    "brainstorming": "creative",
+}
+
+
+def _uncommonroute(folder: Path) -> Iterator[Example]:
+    """Difficulty of hand-written prompts. Designs and plans are none of the tasks: they teach difficulty only."""
+    for row in rows(folder / "uncommonroute.jsonl.gz"):
+        yield Example(
+            str(row["prompt"]),
+            "uncommonroute",
+            task=_UNCOMMONROUTE.get(str(row["category"]), ""),
+            difficulty=str(row["expected_tier"]).lower(),
+            language=str(row["lang"]),
+        )
+
+
+_DOLLY = {
+    "open_qa": "question",
+    "general_qa": "question",
+    "closed_qa": "question",
+    "information_extraction": "extraction",
+    "summarization": "summarisation",
+    "classification": "classification",
+    "creative_writing": "creative",
+    "brainstorming": "creative",
+}
+_JOINS = ("{0}\n\n{1}", "{1}\n\n{0}", "{0}\n{1}", "{1}\n{0}", "{0} {1}", 'Text: "{1}"\n\n{0}', "{0}\n\n###\n{1}\n###")
+
+
+def joined(instruction: str, passage: str, chance: random.Random) -> str:
+    """Join an instruction and its passage in one of several ways; long passages are cut at a random length."""
+    return chance.choice(_JOINS).format(instruction.strip(), passage.strip()[: chance.choice((300, 700, 1500, 4000))])
+
+
+def _dolly(folder: Path, chance: random.Random) -> Iterator[Example]:
+    """Read Dolly. Passages come with three categories only: drop some, and give strangers' passages to the others."""
+    table = rows(folder / "dolly15k.jsonl.gz")
+    passages = [str(row["context"]) for row in table if row.get("context")]
+    for row in table:
+        category, instruction, passage = (str(row.get(key) or "") for key in ("category", "instruction", "context"))
+        if not passage and passages and chance.random() < 0.15:
+            passage = chance.choice(passages)
+        keep = passage and chance.random() < 0.7
+        yield Example(joined(instruction, passage, chance) if keep else instruction, "dolly", task=_DOLLY[category])
+
+
+_LLMROUTER = {
+    "agentverse-logicgrid": "reasoning",
+    "gsm8k": "maths",
+    "agentverse-mgsm": "maths",
+    "math": "maths",
+    "mbpp": "code",
+    "human_eval": "code",
+    "commongen": "creative",
+}
+
+
+def _llmrouter(folder: Path) -> Iterator[Example]:
+    """Read queries of fourteen benchmarks; those that ask for a fact are questions. GPQA and MMLU mix: not settled."""
+    for row in rows(folder / "llmrouter_queries.jsonl.gz"):
+        name = str(row["task_name"])
+        task = "" if name in ("gpqa", "mmlu") else _LLMROUTER.get(name, "question")
+        yield Example(str(row["query"]), "llmrouter:" + name, task=task)
+
+
+_CLINC = {
+    "translate": "translation",
+    "calculator": "maths",
+    "definition": "question",
+    **dict.fromkeys(("yes", "no", "maybe", "cancel", "repeat"), "chat"),
+    **dict.fromkeys(
+        (
+            "ingredient_substitution", "ingredients_list", "cook_time", "food_last", "nutrition_info", "calories",
+            "recipe", "plug_type", "vaccines", "international_visa", "carry_on", "oil_change_how", "jump_start",
+            "tire_change", "improve_credit_score", "gas_type", "spelling", "travel_suggestion", "meal_suggestion",
+            "restaurant_reviews", "travel_alert", "timezone", "measurement_conversion", "exchange_rate",
+        ),
+        "",
+    ),
+}  # fmt: skip
+CLINC_TIMELY = frozenset(
+    ("weather", "exchange_rate", "traffic", "flight_status", "travel_alert", "how_busy", "next_holiday")
+)
+_CLINC_MONEY = frozenset(
+    ("taxes", "w2", "rollover_401k", "direct_deposit", "income", "insurance", "insurance_change", "payday")
+)
+_CLINC_UNSURE = frozenset(("date", "time", "gas", "directions", "distance", "travel_suggestion", "order_status"))
+
+
+def _clinc(folder: Path) -> Iterator[Example]:
+    """Commands and small talk to an assistant. What an assistant must look up or do is tool use."""
+    for row in rows(folder / "clinc150_train.jsonl.gz"):
+        label, domain = str(row["label"]), str(row["domain"])
+        money = domain in ("banking", "credit_cards")
+        yield Example(
+            str(row["text"]),
+            f"clinc:{domain}",
+            task=_CLINC.get(label, "chat" if domain == "small_talk" else "tool_use"),
+            risk=("financial",) if money else None if label in _CLINC_MONEY | {"vaccines"} else (),
+            timely=None if label in _CLINC_UNSURE else label in CLINC_TIMELY,
+        )
+
+
+def _banking(folder: Path) -> Iterator[Example]:
+    """Customers of a bank: a financial matter each, and something only the bank's systems can settle."""
+    for row in rows(folder / "banking77_train.jsonl.gz"):
+        timely = None if row["label"] in ("exchange_rate", "exchange_charge") else False
+        yield Example(str(row["text"]), "banking77", task="tool_use", risk=("financial",), timely=timely)
+
+
+def _medquad(folder: Path) -> Iterator[Example]:
+    """Questions of patients."""
+    for row in rows(folder / "medquad_sample.jsonl.gz"):
+        yield Example(str(row["question"]), "medquad", task="question", risk=("medical",), timely=False)
+
+
+def _mgsm(folder: Path) -> Iterator[Example]:
+    """School sums in eleven languages: none is a matter of risk, whatever it says of money or pills."""
+    for row in rows(folder / "mgsm.jsonl.gz"):
+        yield Example(str(row["question"]), "mgsm", task="maths", risk=(), timely=False, language=str(row["lang"]))
+
+
+def _self_instruct(folder: Path, chance: random.Random) -> Iterator[Example]:
+    """Instructions for many applications; only those marked as classification settle their task."""
+    for row in rows(folder / "self_instruct.jsonl.gz"):
+        instances = row.get("instances")
+        first = str(instances[0].get("input") or "") if isinstance(instances, list) and instances else ""
+        text = joined(str(row["instruction"]), first, chance) if first else str(row["instruction"])
+        marked = row.get("is_classification") in (True, "True")
+        yield Example(text, "self_instruct", task="classification" if marked else "")
+
+
+def _arena(folder: Path) -> Iterator[Example]:
+    """Hard prompts of real users; the creative ones are named so."""
+    for row in rows(folder / "arena_hard.jsonl.gz"):
+        task = "creative" if row["category"] == "creative_writing" else ""
+        yield Example(str(row["prompt"]), "arena_hard", task=task)
+
+
+_MMLU_RISK = {
+    **dict.fromkeys(("clinical_knowledge", "college_medicine", "professional_medicine", "anatomy"), "medical"),
+    **dict.fromkeys(("medical_genetics", "virology", "nutrition"), "medical"),
+    **dict.fromkeys(("international_law", "jurisprudence", "professional_law"), "legal"),
+    **dict.fromkeys(("professional_accounting",), "financial"),
+}
+_MMLU_UNSURE = frozenset(
+    (
+        "business_ethics", "econometrics", "high_school_macroeconomics", "high_school_microeconomics", "human_aging",
+        "human_sexuality", "management", "marketing", "college_biology", "high_school_biology",
+        "high_school_psychology", "professional_psychology", "security_studies", "us_foreign_policy",
+        "high_school_government_and_politics", "high_school_us_history", "computer_security", "miscellaneous",
+    )
+)  # fmt: skip
+
+
+def _mmlu(folder: Path) -> Iterator[Example]:
+    """Exam questions by subject: some subjects are a risk, some surely none, some may be either."""
+    for row in rows(folder / "routellm_mmlu.jsonl.gz"):
+        subject, text = str(row["subject"]), str(row["prompt"])
+        stem = text.split("\nA. ", maxsplit=1)[0]
+        found = _MMLU_RISK.get(subject)
+        risk = (found,) if found else None if subject in _MMLU_UNSURE else ()
+        # Half of the rows lose their lettered choices: people ask without them.
+        kept = stem if len(stem) % 2 else text.removesuffix("\nAnswer:")
+        yield Example(
+            kept, f"mmlu:{subject}", task="maths" if "mathematics" in subject else "", risk=risk, timely=False
+        )
