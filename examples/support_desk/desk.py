@@ -24,12 +24,13 @@ from .documents import search_documents, words
 Record: TypeAlias = dict[str, object]
 WINDOW_DAYS = 30
 ITEMS = """
-SELECT items.id, products.id AS product, products.name, variants.id AS variant, variants.options, items.quantity, items.paid_cents,
-       items.status, products.category FROM items JOIN variants ON variants.id = items.variant_id
+SELECT items.id, products.id AS product, products.name, variants.id AS variant, variants.options,
+       items.quantity, items.paid_cents, items.status, products.category
+FROM items JOIN variants ON variants.id = items.variant_id
 JOIN products ON products.id = variants.product_id WHERE items.order_id = ? ORDER BY items.id"""
 
 
-class Refused(Exception):
+class ShopError(Exception):
     """The shop says no, or knows no such thing. The text is for the agent: what is wrong and what to do instead."""
 
 
@@ -40,9 +41,9 @@ class Desk:
         self.path = Path(path)
 
     def find_customer(self, zip_code: str, email: str = "", name: str = "") -> Record:
-        """Match a customer by zip code and e-mail, or zip code and full name; the answer carries the code for changes."""
+        """Match a customer by zip code and e-mail or full name; the answer carries the code for changes."""
         if not email.strip() and not name.strip():
-            raise Refused("Give the customer's e-mail address or full name together with the zip code.")
+            raise ShopError("Give the customer's e-mail address or full name together with the zip code.")
         with self._open() as db:
             rows = db.execute("SELECT * FROM customers WHERE zip = ?", (zip_code.strip(),)).fetchall()
             for row in rows:
@@ -50,13 +51,13 @@ class Desk:
                 if email.strip().lower() == row["email"] or (not email and _plain(name) == _plain(full)):
                     code = _code(db, row["id"])
                     return {"customer_id": row["id"], "name": full, "email": row["email"], "verification": code}
-        raise Refused("No customer matches these details. Ask for the e-mail or full name and the zip code again.")
+        raise ShopError("No customer matches these details. Ask for the e-mail or full name and the zip code again.")
 
     def list_orders(self, customer_id: str) -> Record:
         """All orders of a customer, newest first."""
         with self._open() as db:
             if not db.execute("SELECT 1 FROM customers WHERE id = ?", (customer_id.strip(),)).fetchone():
-                raise Refused(f"Customer {customer_id!r} was not found. Use find_customer first.")
+                raise ShopError(f"Customer {customer_id!r} was not found. Use find_customer first.")
             rows = db.execute(
                 "SELECT id, status, placed_on FROM orders WHERE customer_id = ? ORDER BY placed_on DESC, id DESC",
                 (customer_id.strip(),),
@@ -107,20 +108,19 @@ class Desk:
                 if shared:
                     scored.append((-shared, row["id"], row))
             products = [
-                {"product_id": row["id"], "name": row["name"], "description": row["description"], "variants": [
-                    {"variant_id": v["id"], "options": v["options"], "price": _money(v["price_cents"]), "stock": v["stock"]}
-                    for v in db.execute("SELECT * FROM variants WHERE product_id = ? ORDER BY id", (row["id"],))]}
+                {"product_id": row["id"], "name": row["name"], "description": row["description"],
+                 "variants": _variants(db, row["id"])}
                 for _, _, row in sorted(scored, key=lambda entry: entry[:2])[:limit]
             ]  # fmt: skip
         if not products:
-            raise Refused(f"No product matches {query!r}.")
+            raise ShopError(f"No product matches {query!r}.")
         return {"products": products}
 
     def search_policies(self, query: str) -> Record:
-        """The two sections of the handbook nearest to the query."""
+        """Return the two sections of the handbook nearest to the query."""
         passages = search_documents(self.path, query, limit=2)
         if not passages:
-            raise Refused(f"The handbook says nothing about {query!r}.")
+            raise ShopError(f"The handbook says nothing about {query!r}.")
         return {"policies": [{"title": passage.title, "text": passage.text} for passage in passages]}
 
     def cancel_order(self, order_id: str, verification: str, reason: str) -> Record:
@@ -129,7 +129,7 @@ class Desk:
             order = _order(db, order_id)
             _check_code(db, order, verification)
             if order["status"] != "pending":
-                raise Refused(f"Order {order['id']} is {order['status']}; only a pending order can be cancelled.")
+                raise ShopError(f"Order {order['id']} is {order['status']}; only a pending order can be cancelled.")
             for item in db.execute(ITEMS, (order["id"],)).fetchall():
                 _restock(db, item["variant"], item["quantity"])
             db.execute("UPDATE items SET status = 'cancelled' WHERE order_id = ?", (order["id"],))
@@ -150,7 +150,7 @@ class Desk:
             _check_code(db, order, verification)
             item = _open_item(db, order, item_id)
             if order["status"] != "delivered":
-                raise Refused(f"Order {order['id']} is {order['status']}; only delivered items are refunded.")
+                raise ShopError(f"Order {order['id']} is {order['status']}; only delivered items are refunded.")
             _check_window(db, order)
             db.execute("UPDATE items SET status = 'refunded' WHERE id = ?", (item["id"],))
             _restock(db, item["variant"], item["quantity"])
@@ -166,13 +166,13 @@ class Desk:
             item = _open_item(db, order, item_id)
             new = db.execute("SELECT * FROM variants WHERE id = ?", (new_variant_id.strip(),)).fetchone()
             if new is None or new["product_id"] != item["product"] or new["id"] == item["variant"]:
-                raise Refused(f"{new_variant_id!r} is not another variant of {item['name']}. Use search_products.")
+                raise ShopError(f"{new_variant_id!r} is not another variant of {item['name']}. Use search_products.")
             if new["stock"] < item["quantity"]:
-                raise Refused(f"{item['name']} ({new['options']}) is not in stock.")
+                raise ShopError(f"{item['name']} ({new['options']}) is not in stock.")
             if order["status"] == "delivered":
                 _check_window(db, order)
             elif order["status"] != "pending":
-                raise Refused(f"Order {order['id']} is {order['status']}; wait until it has been delivered.")
+                raise ShopError(f"Order {order['id']} is {order['status']}; wait until it has been delivered.")
             price = new["price_cents"] * item["quantity"]
             _restock(db, item["variant"], item["quantity"])
             _restock(db, new["id"], -item["quantity"])
@@ -187,16 +187,16 @@ class Desk:
                 "difference": difference, "settled_with": order["payment"]}  # fmt: skip
 
     def change_address(
-        self, order_id: str, verification: str, street: str, city: str, state: str, zip_code: str
+        self, order_id: str, verification: str, *, street: str, city: str, state: str, zip_code: str
     ) -> Record:
         """Send a pending order somewhere else."""
         if len(zip_code) != 5 or not zip_code.isdigit() or len(state) != 2 or not street.strip() or not city.strip():
-            raise Refused("An address needs a street, a city, a two-letter state and a five-digit zip code.")
+            raise ShopError("An address needs a street, a city, a two-letter state and a five-digit zip code.")
         with self._change() as db:
             order = _order(db, order_id)
             _check_code(db, order, verification)
             if order["status"] != "pending":
-                raise Refused(f"Order {order['id']} is {order['status']}; only a pending order can be redirected.")
+                raise ShopError(f"Order {order['id']} is {order['status']}; only a pending order can be redirected.")
             place = (street.strip(), city.strip(), state.upper(), zip_code)
             db.execute("UPDATE orders SET street=?, city=?, state=?, zip=? WHERE id=?", (*place, order["id"]))
         return {"order_id": order["id"], "delivers_to": f"{place[0]}, {place[1]}, {place[2]} {place[3]}"}
@@ -227,7 +227,7 @@ def _order(db: sqlite3.Connection, order_id: str) -> sqlite3.Row:
     wanted = "#" + order_id.strip().lstrip("#").upper()
     row: sqlite3.Row | None = db.execute("SELECT * FROM orders WHERE id = ?", (wanted,)).fetchone()
     if row is None:
-        raise Refused(f"Order {order_id!r} was not found. Check the number, or use list_orders.")
+        raise ShopError(f"Order {order_id!r} was not found. Check the number, or use list_orders.")
     return row
 
 
@@ -235,17 +235,17 @@ def _open_item(db: sqlite3.Connection, order: sqlite3.Row, item_id: str) -> sqli
     for item in db.execute(ITEMS, (order["id"],)):
         if item["id"] == item_id.strip().upper():
             if item["status"] != "ordered":
-                raise Refused(f"Item {item['id']} is {item['status']} already.")
+                raise ShopError(f"Item {item['id']} is {item['status']} already.")
             if item["category"] == "gift cards":
-                raise Refused("Gift cards are neither refunded nor exchanged.")
+                raise ShopError("Gift cards are neither refunded nor exchanged.")
             found: sqlite3.Row = item
             return found
-    raise Refused(f"Item {item_id!r} was not found in order {order['id']}. Use get_order to see its items.")
+    raise ShopError(f"Item {item_id!r} was not found in order {order['id']}. Use get_order to see its items.")
 
 
 def _check_code(db: sqlite3.Connection, order: sqlite3.Row, verification: str) -> None:
     if not hmac.compare_digest(verification.strip(), _code(db, order["customer_id"])):
-        raise Refused(
+        raise ShopError(
             f"This verification code does not open order {order['id']}. Use find_customer for its owner first."
         )
 
@@ -268,7 +268,15 @@ def _check_window(db: sqlite3.Connection, order: sqlite3.Row) -> None:
     arrived = _delivered_on(db, order["id"])
     today = date.fromisoformat(db.execute("SELECT value FROM shop WHERE key = 'today'").fetchone()[0])
     if today > _last_day(arrived):
-        raise Refused(f"Order {order['id']} was delivered on {arrived}, more than {WINDOW_DAYS} days ago.")
+        raise ShopError(f"Order {order['id']} was delivered on {arrived}, more than {WINDOW_DAYS} days ago.")
+
+
+def _variants(db: sqlite3.Connection, product: str) -> list[Record]:
+    rows = db.execute("SELECT * FROM variants WHERE product_id = ? ORDER BY id", (product,))
+    return [
+        {"variant_id": row["id"], "options": row["options"], "price": _money(row["price_cents"]), "stock": row["stock"]}
+        for row in rows
+    ]
 
 
 def _restock(db: sqlite3.Connection, variant: str, quantity: int) -> None:

@@ -16,9 +16,12 @@ from pathlib import Path
 
 K1, B = 1.2, 0.75  # how fast a repeated word stops counting; how much a long passage is held back
 STOP = frozenset(
-    "a about am an and any are as at be been but by can could did do does for from had has have how i if in is it its long me"
-    " my not of on or our please should so some that the their them then there they this to too was we were what when where"
-    " which who will with would you your".split()
+    re.findall(
+        "[a-z]+",
+        "a about am an and any are as at be been but by can could did do does for from had has have how i if in is it"
+        " its long me my not of on or our please should so some that the their them then there they this to too was we"
+        " were what when where which who will with would you your",
+    )
 )
 
 

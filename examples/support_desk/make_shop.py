@@ -72,12 +72,46 @@ PRODUCTS = (
     ("Head Torch", "lights", "400 lumens, charges by USB.", 24, 4900, ("black", "white")),
     ("Gift Card", "gift cards", "Sent by e-mail, good for two years.", 0, 5000, ("50 dollars", "100 dollars")),
 )
-FIRST_NAMES = (
-    "Alma Bruno Carla Dennis Elif Farid Greta Hugo Ines Jonas Kenji Leila Marco Nadia Oscar Paula Quentin Rosa Samir Tessa"
-).split()
-LAST_NAMES = (
-    "Abbott Berger Castillo Dahl Eriksen Fontaine Grant Hoffman Iyer Jensen Kowalski Lindqvist Moreau Novak Okafor Pereira"
-).split()
+FIRST_NAMES = [
+    "Alma",
+    "Bruno",
+    "Carla",
+    "Dennis",
+    "Elif",
+    "Farid",
+    "Greta",
+    "Hugo",
+    "Ines",
+    "Jonas",
+    "Kenji",
+    "Leila",
+    "Marco",
+    "Nadia",
+    "Oscar",
+    "Paula",
+    "Quentin",
+    "Rosa",
+    "Samir",
+    "Tessa",
+]
+LAST_NAMES = [
+    "Abbott",
+    "Berger",
+    "Castillo",
+    "Dahl",
+    "Eriksen",
+    "Fontaine",
+    "Grant",
+    "Hoffman",
+    "Iyer",
+    "Jensen",
+    "Kowalski",
+    "Lindqvist",
+    "Moreau",
+    "Novak",
+    "Okafor",
+    "Pereira",
+]
 STREETS = ("Oak Street", "Mill Road", "Harbour Lane", "Station Avenue", "Chestnut Drive", "Hill Street")
 CITIES = (
     ("Portland", "OR", 97201), ("Denver", "CO", 80202), ("Austin", "TX", 78701), ("Boston", "MA", 2108),
@@ -104,7 +138,7 @@ def make_shop(path: Path, *, seed: int = SEED) -> None:
 
 @cache
 def demo_shop() -> Path:
-    """A fresh shop in a temporary file, made once a process: every demonstration starts from the same state."""
+    """Make a fresh shop in a temporary file, once a process: every demonstration starts from the same state."""
     path = Path(tempfile.mkdtemp(prefix="support_desk_")) / "shop.sqlite"
     make_shop(path)
     return path

@@ -14,7 +14,7 @@ from typing import Literal
 
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
-from .desk import Desk, Record, Refused
+from .desk import Desk, Record, ShopError
 from .make_shop import demo_shop
 
 Reason = Literal["no longer needed", "ordered by mistake", "found cheaper", "takes too long"]
@@ -25,7 +25,7 @@ def demo_tools() -> list[BaseTool]:
     return support_tools(os.environ.get("SUPPORT_DESK_DB") or demo_shop())
 
 
-def support_tools(path: Path | str) -> list[BaseTool]:
+def support_tools(path: Path | str) -> list[BaseTool]:  # noqa: C901 - ten small functions, no branches
     """Ten tools over the shop at `path`; they hold no connection and may be used from any thread.
 
     Raises `FileNotFoundError` when there is no shop at `path`.
@@ -115,7 +115,7 @@ def support_tools(path: Path | str) -> list[BaseTool]:
         """
         return _answer(lambda: desk.exchange_item(order_id, item_id, new_variant_id, verification))
 
-    def change_address(order_id: str, verification: str, street: str, city: str, state: str, zip: str) -> str:  # noqa: A002
+    def change_address(order_id: str, verification: str, street: str, city: str, state: str, zip: str) -> str:  # noqa: A002 - called by name
         """Change the delivery address of a pending order.
 
         Args:
@@ -126,7 +126,8 @@ def support_tools(path: Path | str) -> list[BaseTool]:
             state: Two-letter state.
             zip: Five-digit zip code.
         """
-        return _answer(lambda: desk.change_address(order_id, verification, street, city, state, zip))
+        place = {"street": street, "city": city, "state": state, "zip_code": zip}
+        return _answer(lambda: desk.change_address(order_id, verification, **place))
 
     functions = (find_customer, list_orders, get_order, track_shipment, search_products, search_policies)
     changes = (cancel_order, refund_item, exchange_item, change_address)
@@ -139,7 +140,7 @@ def support_tools(path: Path | str) -> list[BaseTool]:
 def _answer(ask: Callable[[], Record]) -> str:
     try:
         return json.dumps(ask(), ensure_ascii=False)
-    except Refused as refused:
+    except ShopError as refused:
         raise ToolException(str(refused)) from None
     except sqlite3.OperationalError as error:  # locked or out of reach: the agent may go on without it
         raise ToolException(

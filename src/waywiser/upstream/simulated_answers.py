@@ -1,0 +1,135 @@
+"""How a simulated model words an answer: from the results of its tools, from what the prompt contains, or by asking back.
+
+Every text begins with `MARK`, so that nobody takes it for the work of a real model. Pure functions.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from waywiser.core.calls import JSON, Tool
+from waywiser.core.messages import Message, Role
+from waywiser.upstream.simulated_arguments import properties
+from waywiser.upstream.simulated_reading import documents, failed, keywords, prose, stems
+from waywiser.upstream.simulated_tools import parameters, writes
+
+MARK = "[simulated] "
+_PAST = {
+    "send": "sent",
+    "make": "made",
+    "set": "set",
+    "cancel": "cancelled",
+    "pay": "paid",
+    "write": "wrote",
+    "put": "put",
+}
+_SECRET = ("verification", "token", "secret", "password")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])|\n+")
+
+
+def answer(messages: Sequence[Message], tools: Sequence[Tool], missing: Sequence[str], sentences: int) -> str:
+    """Word the answer in at most `sentences` parts: what was done, what was found, what is still needed."""
+    wanted = question(messages)
+    parts = _results(messages, wanted)[:sentences]
+    if missing:
+        parts.append(_ask(missing, tools))
+    if not parts:
+        parts = evidence(messages, wanted)[:sentences]
+    if not parts:
+        topic = keywords(_last_said(messages))
+        parts = [f"You asked about {topic}. I have nothing to look this up in." if topic else "How can I help you?"]
+    return MARK + " ".join(parts)
+
+
+def question(messages: Sequence[Message]) -> frozenset[str]:
+    """Return the stems of what is wanted: the first request, and the start and end of the last."""
+    said = [prose(message.text) for message in messages if message.role is Role.USER and message.text.strip()]
+    said = said or [prose(message.text) for message in messages]
+    return stems(f"{said[0][:600]} {said[-1][:300]} {said[-1][-300:]}") if said else frozenset()
+
+
+def evidence(messages: Sequence[Message], wanted: frozenset[str]) -> list[str]:
+    """Return the sentences of the prompt that share most with what is wanted, best first; at least two shared words."""
+    found: dict[str, int] = {}
+    for message in messages:
+        if message.role is Role.TOOL or (message.role is Role.ASSISTANT and message.tool_calls):
+            continue
+        for value in documents(message.text):
+            line = _told(value, wanted, 6)
+            found[line] = len(stems(line) & wanted)
+        lines = _SENTENCE.split(prose(message.text).replace(MARK, ""))
+        for place, line in enumerate(lines):
+            instruction = message.role is Role.SYSTEM or (message.role is Role.USER and (place == 0 or "?" in line))
+            if not instruction and len(line) > 25:
+                found[line.strip()[:400]] = len(stems(line) & wanted)
+    ranked = sorted(found.items(), key=lambda entry: -entry[1])
+    return [line for line, shared in ranked if shared > 1]
+
+
+def _results(messages: Sequence[Message], wanted: frozenset[str]) -> list[str]:
+    """One sentence for each tool result: changes first, then what shares most with the question, then the rest."""
+    calls = {call.id: call for message in messages for call in message.tool_calls}
+    told: dict[str, tuple[int, int]] = {}
+    for place, message in enumerate(messages):
+        if message.role is not Role.TOOL:
+            continue
+        call = calls.get(message.tool_call_id)
+        name = message.tool_name or (call.name if call else "tool")
+        changed = writes(Tool(name))
+        if failed(message):
+            line, rank = f"I could not {name.replace('_', ' ')}: {_sentence(message.text)}", 1 if changed else 4
+        else:
+            values = documents(message.text)
+            body = _told(values[0], wanted, 8) if values else _best(message.text, wanted)
+            line = f"I have {_past(name)}: {_sentence(body)}" if changed else _sentence(body)
+            rank = 0 if changed else 2 if len(stems(body) & wanted) > 1 else 3
+        told[line] = (rank, -place)
+    return sorted(told, key=lambda line: told[line])
+
+
+def _told(value: JSON, wanted: frozenset[str], limit: int) -> str:
+    """Put a JSON value in words: of a list the entries nearest to the question, of a record its plain fields."""
+    if isinstance(value, list):
+        near = sorted(value, key=lambda item: -len(stems(json.dumps(item)) & wanted))
+        return "; ".join(_told(item, wanted, limit) for item in near[:2])
+    if not isinstance(value, dict):
+        return _best(str(value), wanted)
+    plain = [(key, item) for key, item in value.items() if not isinstance(item, dict | list) and key not in _SECRET]
+    words = [
+        _best(str(item), wanted) if len(str(item)) > 80 else f"{key.replace('_', ' ')} {item}" for key, item in plain
+    ]
+    inner = [_told(item, wanted, limit // 2) for item in value.values() if isinstance(item, dict | list) and item]
+    return "; ".join((*words[:limit], *inner[:2]))
+
+
+def _best(text: str, wanted: frozenset[str]) -> str:
+    """Return the two sentences of a longer text that share most with the question, in their order."""
+    lines = [line.strip() for line in _SENTENCE.split(text) if line.strip()]
+    best = sorted(range(len(lines)), key=lambda i: (-len(stems(lines[i]) & wanted), i))[:2]
+    return " ".join(lines[i][:300] for i in sorted(best))
+
+
+def _ask(missing: Sequence[str], tools: Sequence[Tool]) -> str:
+    names = list(dict.fromkeys(missing))
+    fields = [properties(parameters(tool)) for tool in tools]
+    beside = [name for found in fields if set(names) <= set(found) for name in found if name in {"email", "name"}]
+    text = "To go on I need your " + " and ".join(name.replace("_", " ") for name in names)
+    rest = [name for name in dict.fromkeys(beside) if name not in names]
+    return text + (f", with your {' or '.join(rest)}." if rest else ".")
+
+
+def _past(name: str) -> str:
+    verb, *rest = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().split("_")
+    done = _PAST.get(verb, verb + ("d" if verb.endswith("e") else "ed"))
+    return " ".join((done, "the", *rest)) if rest else done
+
+
+def _sentence(text: str) -> str:
+    text = " ".join(text.split())[:600] or "there was no result"
+    return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
+
+
+def _last_said(messages: Sequence[Message]) -> str:
+    return next((message.text for message in reversed(messages) if message.role is Role.USER), "")
