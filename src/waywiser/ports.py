@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Protocol
 
-from waywiser.core.budget import Amounts, Claim, Hold, Scope, Shortfall, Standing
+from waywiser.core.budget import Claim, Hold, Scope, Shortfall, Standing
 from waywiser.core.calls import Call, Chunk, Failure, Outcome, Tool
 from waywiser.core.classification import Classification
 from waywiser.core.messages import Message
 from waywiser.core.models import Model
 from waywiser.core.receipt import Receipt
-from waywiser.core.trail import LoopState, StepRecord, Trail, WarmPrefix
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A session as the store knows it: its trail and the standing of every scope asked for, in that order."""
-
-    trail: Trail
-    standings: tuple[Standing, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """The end of a hold: what was really used, and what it appends to the session's trail (if it made a step).
-
-    `path` names the scopes again, so that a hold that had expired is still charged. The same `hold` settled twice is
-    charged once.
-    """
-
-    hold: str
-    path: tuple[Scope, ...]
-    kind: str
-    used: Amounts
-    now_s: float
-    session: str
-    tier: str = ""
-    model: str = ""
-    step: StepRecord | None = None
-    warm: WarmPrefix | None = None
-    loop: LoopState | None = None
+from waywiser.core.session import Opened, Settlement
 
 
 class SessionStore(Protocol):
@@ -50,8 +20,11 @@ class SessionStore(Protocol):
     Every method raises `StoreError` when the store can't be reached; none leaves half of its work done.
     """
 
-    def open(self, session: str, path: tuple[Scope, ...], now_s: float) -> Opened:
-        """Read a session: its trail and the standing of each scope of `path`. Unknown ones are empty."""
+    def open(self, session: str, path: tuple[Scope, ...], now_s: float, policy: str = "") -> Opened:
+        """Read a session: its trail, the standing of each scope of `path`, what steps of `policy` have cost.
+
+        Unknown ones are empty.
+        """
         ...
 
     def reserve(self, claim: Claim) -> Hold | Shortfall:
@@ -74,7 +47,7 @@ class SessionStore(Protocol):
         """Return a session's receipts, oldest first."""
         ...
 
-    async def aopen(self, session: str, path: tuple[Scope, ...], now_s: float) -> Opened:
+    async def aopen(self, session: str, path: tuple[Scope, ...], now_s: float, policy: str = "") -> Opened:
         """Like `open`, for an event loop."""
         ...
 
@@ -106,11 +79,11 @@ class Upstream(Protocol):
         """Like `send`, for an event loop."""
         ...
 
-    def stream(self, model: Model, call: Call, timeout_s: float) -> Iterator[Chunk | Failure]:
+    def stream(self, model: Model, call: Call, timeout_s: float) -> Generator[Chunk | Failure, None, None]:
         """Answer a call in pieces. A `Failure` is the last item; a whole answer has a chunk with `finish` set."""
         ...
 
-    def astream(self, model: Model, call: Call, timeout_s: float) -> AsyncIterator[Chunk | Failure]:
+    def astream(self, model: Model, call: Call, timeout_s: float) -> AsyncGenerator[Chunk | Failure, None]:
         """Like `stream`, for an event loop."""
         ...
 
@@ -175,15 +148,4 @@ class Clock(Protocol):
         ...
 
 
-__all__ = [
-    "Amounts",
-    "Classifier",
-    "Clock",
-    "Failure",
-    "Opened",
-    "SessionStore",
-    "Settlement",
-    "Sink",
-    "TokenCounter",
-    "Upstream",
-]
+__all__ = ["Classifier", "Clock", "Opened", "SessionStore", "Settlement", "Sink", "TokenCounter", "Upstream"]

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from waywiser.core.messages import Message, Part, Role, Text, Thinking, ToolCall, digest
 
-JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 
 @dataclass(frozen=True)

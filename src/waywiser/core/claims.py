@@ -1,0 +1,142 @@
+"""From a policy's budget to the claims of one call: which scopes it draws on, what it asks for, what is left.
+
+`strict` asks for the worst case and clamps the answer's length until that fits; `expected` asks for what such a step
+usually takes, and is content with what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from waywiser.core.budget import Amounts, Claim, Keep, Scope, Shortfall, Standing
+from waywiser.core.calls import Call, Usage
+from waywiser.core.models import PICOS_PER_NANO, Model, Price, cost_nanos
+from waywiser.core.policy import BudgetRule
+from waywiser.core.scoring import Candidate
+from waywiser.core.steps import StepKind
+
+LEAST_OUTPUT_TOKENS = 16
+"""An answer shorter than this is not worth asking for."""
+
+EXPECTED_MARGIN = 1.5
+"""How much more than the expected cost an `expected` hold sets aside before quantiles are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A claim and the answer's length it pays for (None: as long as the model likes)."""
+
+    claim: Claim
+    output_limit: int | None
+
+
+def scopes(budget: BudgetRule, call: Call, now_s: float) -> tuple[Scope, ...]:
+    """Name the scopes a call draws on, root first. A tenant's account is new each day (UTC)."""
+    origin = call.origin
+    path = []
+    if origin.tenant:
+        day = datetime.fromtimestamp(now_s, UTC).date().isoformat()
+        path.append(Scope(f"tenant/{origin.tenant}/{day}", "tenant", budget.tenant))
+    path.append(Scope(f"session/{origin.tenant}/{origin.session}", "session", budget.session))
+    if origin.agent:
+        path.append(Scope(f"agent/{origin.tenant}/{origin.session}/{origin.agent}", "agent", budget.agent))
+    return tuple(path)
+
+
+def spent_share(path: Sequence[Scope], standings: Sequence[Standing], now_s: float) -> float:
+    """How much of the tightest limit is spent or held, as a share (0 where nothing is limited)."""
+    share = 0.0
+    for scope, standing in zip(path, standings, strict=True):
+        limits, spent, held = scope.limits, standing.spent, standing.held
+        for limit, used in (
+            (limits.nanos, spent.nanos + held.nanos),
+            (limits.tokens, spent.tokens + held.tokens),
+            (limits.llm_calls, spent.llm_calls + held.llm_calls),
+            (limits.tool_calls, spent.tool_calls + held.tool_calls),
+            (limits.seconds, now_s - standing.started_s if standing.started_s else 0.0),
+        ):
+            if limit is not None:
+                share = max(share, used / limit if limit else 1.0)
+    return share
+
+
+def left_nanos(path: Sequence[Scope], standings: Sequence[Standing]) -> int | None:
+    """How much money the tightest scope has left, holds of others taken off; None where no scope limits money."""
+    left = [
+        scope.limits.nanos - standing.spent.nanos - standing.held.nanos
+        for scope, standing in zip(path, standings, strict=True)
+        if scope.limits.nanos is not None
+    ]
+    return max(min(left), 0) if left else None
+
+
+def keeps(budget: BudgetRule) -> tuple[Keep, ...]:
+    """What the session sets aside for the kinds the policy keeps money for."""
+    limit = budget.session.nanos
+    if limit is None:
+        return ()
+    return tuple(Keep("session", kind, int(limit * share)) for kind, share in budget.keep.items())
+
+
+def ask(
+    budget: BudgetRule,
+    call: Call,
+    kind: StepKind,
+    candidate: Candidate,
+    path: tuple[Scope, ...],
+    *,
+    hold: str,
+    output_limit: int | None,
+    now_s: float,
+    room: Shortfall | None = None,
+) -> Asked | None:
+    """Make the claim for one attempt. `room` is what a first claim was told is left; None when nothing useful fits."""
+    tool_calls = 1 if call.tools and call.settings.tool_choice != "none" else 0
+    if budget.estimate == "strict":
+        model = candidate.model
+        limit = min(output_limit or model.max_output_tokens, model.max_output_tokens)
+        if room is not None:
+            limit = min(limit, _affordable_output(model, candidate.expected.input_tokens, room))
+        if limit < min(LEAST_OUTPUT_TOKENS, output_limit or LEAST_OUTPUT_TOKENS):
+            return None
+        wanted = Amounts(
+            worst_nanos(model, candidate.expected.input_tokens, limit),
+            candidate.expected.input_tokens + limit,
+            1,
+            tool_calls,
+        )
+        claim = Claim(hold, path, kind, wanted, wanted, now_s, now_s + budget.lease_s, keeps(budget))
+        return Asked(claim, limit)
+    if room is not None:
+        return None
+    expected = candidate.expected
+    wanted = Amounts(
+        int(candidate.expected_nanos * EXPECTED_MARGIN), expected.input_tokens + expected.output_tokens, 1, tool_calls
+    )
+    least = Amounts(min(1, wanted.nanos), 1, 1, tool_calls)
+    return Asked(Claim(hold, path, kind, wanted, least, now_s, now_s + budget.lease_s, keeps(budget)), output_limit)
+
+
+def worst_nanos(model: Model, input_tokens: int, output_tokens: int) -> int:
+    """What a call can cost at most on `model`: no token cached, all of them written to the cache if that is dearer."""
+    plain = cost_nanos(model, Usage(input_tokens, output_tokens))
+    return max(plain, cost_nanos(model, Usage(input_tokens, output_tokens, cache_write_tokens=input_tokens)))
+
+
+def _affordable_output(model: Model, input_tokens: int, room: Shortfall) -> int:
+    """How many output tokens fit into what a scope has left."""
+    if room.what == "tokens":
+        return int(room.left) - input_tokens
+    if room.what != "nanos":
+        return 0
+    price = _price(model, input_tokens)
+    left_picos = (int(room.left) - worst_nanos(model, input_tokens, 0)) * PICOS_PER_NANO
+    return left_picos // price.output_picos if price.output_picos else model.max_output_tokens
+
+
+def _price(model: Model, input_tokens: int) -> Price:
+    return next(
+        price for price in reversed(model.prices) if input_tokens > price.above_tokens or price is model.prices[0]
+    )

@@ -1,0 +1,152 @@
+"""Everything the pipeline asks of the outside world. `core/flow.py` yields these; a driver performs them.
+
+Each effect names the type of its result: `Effect[T]` is answered by a `T`. Time and chance come in with the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from waywiser.core.budget import Claim, Hold, Scope, Shortfall, Standing
+from waywiser.core.calls import Call, Chunk, Failure, Outcome, Reply
+from waywiser.core.classification import Classification
+from waywiser.core.health import Health
+from waywiser.core.models import Model
+from waywiser.core.receipt import Receipt
+from waywiser.core.session import Settlement
+from waywiser.core.trail import Trail
+
+T = TypeVar("T")
+
+
+class Effect(Generic[T]):
+    """Something the driver is asked to do; it answers with a `T`."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What is known when a call begins. `tokens` maps each encoding of the policy's models to the prompt's length."""
+
+    trail: Trail
+    standings: tuple[Standing, ...]
+    tokens: Mapping[str, int]
+    health: Mapping[str, Health]
+
+
+@dataclass(frozen=True, slots=True)
+class Open(Effect[Situation]):
+    """Read the session, count the prompt, look at the models' health: one round trip to the store."""
+
+    call: Call
+    path: tuple[Scope, ...]
+    encodings: frozenset[str]
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classify(Effect[Classification | None]):
+    """Ask the classifier about a call, for a ladder of `rungs` tiers. None where there is no classifier."""
+
+    call: Call
+    rungs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve(Effect[Hold | Shortfall]):
+    """Set money aside."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a send came to, when it began and ended, and a fresh random number in 0..1 for the next wait."""
+
+    outcome: Outcome
+    started_s: float
+    ended_s: float
+    jitter: float
+
+
+@dataclass(frozen=True, slots=True)
+class Send(Effect[Sent]):
+    """Send a call to a model and wait for the whole answer."""
+
+    model: Model
+    call: Call
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartStream(Effect[float]):
+    """Send a call to a model; its pieces are pulled one by one. Answered with the time it began."""
+
+    model: Model
+    call: Call
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """The next piece of the running stream; None is its end."""
+
+    item: Chunk | Failure | None
+    now_s: float
+    jitter: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pull(Effect[Pulled]):
+    """Wait for the next piece of the running stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopStream(Effect[None]):
+    """Drop the running stream: the provider is told to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Emit(Effect[None]):
+    """Hand a piece of the answer to the caller, who is streaming."""
+
+    chunk: Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Check(Effect[str]):
+    """Examine a reply against the named checks; the answer says what is wrong, empty when it may be used."""
+
+    call: Call
+    reply: Reply
+    checks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settle(Effect[tuple[Standing, ...]]):
+    """Replace a hold by what was used, append the step, keep the receipt: one round trip."""
+
+    settlement: Settlement
+
+
+@dataclass(frozen=True, slots=True)
+class Record(Effect[None]):
+    """Keep the receipt of a call that made no step."""
+
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep(Effect[Pulled]):
+    """Wait. The answer is the new time and a fresh random number, with no item."""
+
+    seconds: float
+
+
+def perform(effect: Effect[T]) -> Generator[Effect[object], object, T]:
+    """Yield an effect and hand back its result, typed: `situation = yield from perform(Open(...))`."""
+    result: T = yield effect  # type: ignore[assignment,misc]  # the driver keeps the promise of Effect[T]
+    return result

@@ -1,0 +1,338 @@
+"""The pipeline every model call goes through, as one pure generator. It yields effects and receives their results.
+
+    open the session, decide the kind, aim, rank; then until done: reserve, send, settle, next move
+
+The laws of this module:
+- It performs nothing, reads no clock and draws no randomness: time and jitter come in with the results of effects.
+- It never yields in `finally`. A driver that stops it early calls `abandon()` and settles what that returns.
+- Every hold it was granted is settled, by itself or through `abandon()`; every attempt is charged for what it used.
+- A stream that was cut is never finished: `Done` then holds a failure, whatever was emitted before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import TypeAlias, TypeVar
+
+from waywiser.core.budget import Amounts, Hold, Shortfall
+from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Reply, Usage
+from waywiser.core.claims import Asked, ask, scopes
+from waywiser.core.conclude import conclude, notice
+from waywiser.core.draft import Draft, InFlight
+from waywiser.core.effects import Check, Effect, Emit, Open, Record, Reserve, Send, Settle, Sleep, perform
+from waywiser.core.fallback import GiveUp, Tried, next_move
+from waywiser.core.judge import Bench, Judgement, as_revealed, judge, reveal
+from waywiser.core.policy import Policy
+from waywiser.core.receipt import Receipt
+from waywiser.core.scoring import Candidate
+from waywiser.core.session import Settlement
+from waywiser.core.steps import StepKind
+from waywiser.core.streams import Dropped, watch
+
+T = TypeVar("T")
+Effects: TypeAlias = Generator[Effect[object], object, T]
+
+RESERVE_WAIT_S = 0.02
+"""First wait for money that others hold; it doubles up to half a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a call ended: with a reply, with the last failure, or refused (a code of the error tree and a sentence)."""
+
+    receipt: Receipt
+    reply: Reply | None = None
+    failure: Failure | None = None
+    refused: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Landed:
+    """A reply that passed its checks, and the chunks of it that are still held back."""
+
+    reply: Reply
+    held: tuple[Chunk, ...]
+
+
+class Pipeline:
+    """One call on its way. `run()` is the generator; `abandon()` ends it early."""
+
+    def __init__(self, call: Call, policy: Policy, *, now_s: float) -> None:
+        origin = call.origin
+        if not origin.kind and (kind := policy.declared(origin.node)):
+            call = replace(call, origin=replace(origin, kind=kind, kind_by=f"the policy, for node {origin.node}"))
+        self._call = call
+        self._policy = policy
+        self._now_s = now_s
+        self._deadline_s = now_s + policy.fallback.deadline_s
+        self._path = scopes(policy.budget, call, now_s)
+        self._draft = Draft(call, policy, now_s)
+        self._flight: InFlight | None = None
+        self._concluding = ""
+        self._jitter = 0.5
+
+    def run(self) -> Effects[Done]:
+        """Run the call to its end."""
+        policy = self._policy
+        encodings = frozenset(model.encoding for tier in policy.tiers for model in tier.models)
+        situation = yield from perform(Open(self._call, self._path, encodings, self._now_s))
+        bench = Bench(policy, self._path, situation, self._now_s)
+        self._draft.opened(situation, self._path)
+        judgement = yield from judge(bench, self._call)
+        revealing = reveal(bench, self._call, judgement) if policy.reveal_below else None
+        while True:
+            self._draft.judged(revealing or judgement)
+            result = yield from self._climb(revealing or judgement, revealing is not None)
+            revealing = None
+            if isinstance(result, Done):
+                return result
+            if isinstance(result, Dropped):
+                judgement = as_revealed(bench, self._call, result.kind, judgement.seen)
+                self._draft.reasons.append(f"revealed itself as {result.kind}")
+            else:
+                self._concluding = result
+                self._call = conclude(self._call, result)
+                judgement = yield from judge(bench, self._call)
+
+    def abandon(self, now_s: float) -> Settlement | None:
+        """What to settle when the driver stops the run: the open hold, charged for what is known to be used.
+
+        A call that had reached its provider is charged for its prompt and for what had come back.
+        """
+        flight = self._flight
+        self._flight = None
+        if flight is None:
+            return None
+        if flight.settlement is not None:
+            return flight.settlement
+        used = flight.usage_so_far() if flight.sent else Usage()
+        self._draft.attempted(flight, used, now_s, FailureKind.CUT_SHORT, "stopped by the caller")
+        receipt = self._draft.receipt(now_s, refused="cancelled")
+        return self._settlement(flight, used, now_s, receipt=receipt)
+
+    def _climb(self, judgement: Judgement, revealing: bool) -> Effects[Done | Dropped | str]:
+        """Work down the ladder. The result is the end, a kind that showed itself, or why to conclude."""
+        ladder = judgement.verdict.ladder
+        if not ladder:
+            return (yield from self._refuse("no_eligible_model", self._draft.excluded()))
+        escalate_rank = self._escalate_rank(judgement)
+        tried: list[Tried] = []
+        dear: set[int] = set()
+        index = 0
+        while True:
+            candidate = ladder[index]
+            granted = yield from self._reserve(candidate, judgement)
+            if isinstance(granted, Shortfall):
+                dear.add(index)
+                cheaper = _cheaper(ladder, index, dear) if granted.what in {"nanos", "tokens"} else None
+                if cheaper is not None:
+                    self._draft.reasons.append(f"{candidate.model.name} does not fit what is left")
+                    index = cheaper
+                    continue
+                return (yield from self._exhausted(granted))
+            outcome = yield from self._attempt(candidate, judgement, granted, revealing and not tried)
+            if isinstance(outcome, Dropped):
+                return outcome
+            if isinstance(outcome, _Landed):
+                return (yield from self._land(outcome))
+            tried.append(Tried(index, outcome))
+            if self._draft.emitted:
+                return (yield from self._fail(outcome))
+            move = next_move(
+                self._policy.fallback,
+                ladder,
+                tried,
+                escalate_rank=escalate_rank,
+                left_s=self._deadline_s - self._now_s,
+                jitter=self._jitter,
+            )
+            if isinstance(move, GiveUp):
+                self._draft.reasons.append(move.why)
+                return (yield from self._fail(outcome))
+            self._draft.reasons.append(move.why)
+            if move.delay_s:
+                yield from self._sleep(move.delay_s)
+            index = move.index
+
+    def _reserve(self, candidate: Candidate, judgement: Judgement) -> Effects[Asked | Shortfall]:
+        """Set the money for one attempt aside; waits for holds of others, within the deadline, before it gives up."""
+        room: Shortfall | None = None
+        wait = RESERVE_WAIT_S
+        while True:
+            hold = self._draft.next_hold()
+            asked = ask(
+                self._policy.budget,
+                self._call,
+                judgement.step.kind,
+                candidate,
+                self._path,
+                hold=hold,
+                output_limit=judgement.verdict.output_limit,
+                now_s=self._now_s,
+                room=room,
+            )
+            if asked is not None:
+                self._flight = InFlight(hold, candidate, asked.claim, judgement.step.kind)
+                answer = yield from perform(Reserve(asked.claim))
+                if isinstance(answer, Hold):
+                    self._draft.held(answer.amounts.nanos)
+                    return asked
+                self._flight = None
+                tighter = room is None or answer.left < room.left
+                room = answer
+                if self._policy.budget.estimate == "strict" and answer.what in {"nanos", "tokens"} and tighter:
+                    continue
+            if room is None:
+                raise AssertionError("a claim is only refused by the store")
+            if room.left + room.held_by_others < 1 or self._now_s + wait >= self._deadline_s:
+                return room
+            if room.held_by_others <= 0:
+                return room
+            yield from self._sleep(wait * (0.5 + self._jitter))
+            wait = min(wait * 2, 0.5)
+            room = None
+
+    def _attempt(
+        self, candidate: Candidate, judgement: Judgement, granted: Asked, revealing: bool
+    ) -> Effects[_Landed | Dropped | Failure]:
+        """Send once, settle, check. A reply that fails its checks is a failure like any other, and charged."""
+        flight = self._flight
+        if flight is None:
+            raise AssertionError("an attempt needs its hold")
+        call = self._outbound(candidate, granted.output_limit)
+        timeout_s = max(min(self._policy.fallback.timeout_s, self._deadline_s - self._now_s), 0.001)
+        flight.sent = True
+        outcome: Reply | Failure | Dropped
+        held: tuple[Chunk, ...] = ()
+        if call.stream or revealing:
+            watched = yield from watch(call, candidate, judgement.step, flight, timeout_s, revealing=revealing)
+            outcome, held = watched.outcome, watched.held
+            self._now_s, self._jitter = watched.now_s, watched.jitter
+            self._draft.emitted = self._draft.emitted or watched.emitted
+        else:
+            sent = yield from perform(Send(candidate.model, call, timeout_s))
+            outcome, self._now_s, self._jitter, flight.started_s = (
+                sent.outcome,
+                sent.ended_s,
+                sent.jitter,
+                sent.started_s,
+            )
+        if isinstance(outcome, Reply):
+            outcome = replace(outcome, usage=flight.filled(outcome))
+            if (checks := self._policy.step_rule(judgement.step.kind).accept) and not self._draft.emitted:
+                wrong = yield from perform(Check(call, outcome, checks))
+                if wrong:
+                    outcome = Failure(FailureKind.NOT_ACCEPTED, wrong, usage=outcome.usage, partial=outcome)
+        if isinstance(outcome, Reply):
+            self._draft.landed(flight, outcome, self._now_s, judgement)
+            return _Landed(outcome, held)
+        if isinstance(outcome, Dropped):
+            self._draft.attempted(flight, outcome.usage, self._now_s, "revealed", f"turned out to be {outcome.kind}")
+            yield from self._settle(self._settlement(flight, outcome.usage, self._now_s))
+            return outcome
+        used = flight.charged(outcome)
+        self._draft.attempted(flight, used, self._now_s, outcome.kind, outcome.message)
+        yield from self._settle(self._settlement(flight, used, self._now_s))
+        return outcome
+
+    def _land(self, landed: _Landed) -> Effects[Done]:
+        """Settle the reply with its step and its receipt, hand over what was held, and end."""
+        flight, reply = self._flight, landed.reply
+        if flight is None:
+            raise AssertionError("a reply needs its hold")
+        receipt = self._draft.receipt(self._now_s)
+        settlement = self._settlement(flight, reply.usage, self._now_s, receipt=receipt, reply=reply)
+        yield from self._settle(settlement)
+        for chunk in landed.held:
+            yield from perform(Emit(chunk))
+        return Done(receipt, reply)
+
+    def _exhausted(self, short: Shortfall) -> Effects[Done | str]:
+        """Nothing is left: conclude once with what is kept, answer locally when even that is gone, or stop."""
+        why = f"the {short.name}'s limit of {_amount(short.what, short.limit)} is reached"
+        self._draft.reasons.append(why)
+        if self._policy.budget.on_exhausted == "stop":
+            return (yield from self._refuse("budget_exceeded", why))
+        if not self._concluding:
+            return why
+        reply = notice(self._call, why)
+        receipt = self._draft.receipt(self._now_s, model=reply.model)
+        yield from perform(Record(receipt))
+        if self._call.stream:
+            yield from perform(Emit(Chunk(reply.text, finish=reply.finish, usage=reply.usage, model=reply.model)))
+        return Done(receipt, reply)
+
+    def _fail(self, failure: Failure) -> Effects[Done]:
+        receipt = self._draft.receipt(self._now_s, refused=failure.kind)
+        yield from perform(Record(receipt))
+        return Done(receipt, failure=failure)
+
+    def _refuse(self, code: str, why: str) -> Effects[Done]:
+        receipt = self._draft.receipt(self._now_s, refused=code)
+        yield from perform(Record(receipt))
+        return Done(receipt, refused=code, why=why)
+
+    def _settle(self, settlement: Settlement) -> Effects[None]:
+        if self._flight is not None:
+            self._flight.settlement = settlement
+        yield from perform(Settle(settlement))
+        self._flight = None
+
+    def _sleep(self, seconds: float) -> Effects[None]:
+        woke = yield from perform(Sleep(seconds))
+        self._now_s, self._jitter = woke.now_s, woke.jitter
+
+    def _settlement(
+        self,
+        flight: InFlight,
+        usage: Usage,
+        now_s: float,
+        *,
+        receipt: Receipt | None = None,
+        reply: Reply | None = None,
+    ) -> Settlement:
+        origin, model = self._call.origin, flight.candidate.model
+        return Settlement(
+            hold=flight.hold,
+            path=self._path,
+            kind=flight.kind,
+            used=flight.amounts(usage, reply),
+            now_s=now_s,
+            session=origin.session,
+            tenant=origin.tenant,
+            agent=origin.agent,
+            tier=flight.candidate.tier,
+            model=model.name,
+            policy=self._policy.name,
+            receipt=receipt,
+            step=self._draft.step(flight, usage, reply, now_s) if reply is not None else None,
+            warm=self._draft.warm(flight, usage, now_s) if reply is not None else None,
+        )
+
+    def _outbound(self, candidate: Candidate, output_limit: int | None) -> Call:
+        """The call as it leaves: the answer's length clamped to what was paid for."""
+        settings = self._call.settings
+        if output_limit is None or settings.max_output_tokens == output_limit:
+            return self._call
+        return replace(self._call, settings=replace(settings, max_output_tokens=output_limit))
+
+    def _escalate_rank(self, judgement: Judgement) -> int:
+        """The lowest rank that a reply which was not accepted escalates to."""
+        named = self._policy.step_rule(judgement.step.kind).escalate
+        return self._policy.rank(named) if named else judgement.target.rank + 1
+
+
+def _cheaper(ladder: tuple[Candidate, ...], index: int, dear: set[int]) -> int | None:
+    """Find the best rung that costs less than the one that did not fit."""
+    limit = ladder[index].expected_nanos
+    return next(
+        (other for other, entry in enumerate(ladder) if other not in dear and entry.expected_nanos < limit), None
+    )
+
+
+def _amount(what: str, limit: float) -> str:
+    if what == "nanos":
+        return f"{limit / 1e9:.6g} USD"
+    return f"{limit:g} {what.replace('_', ' ').replace('llm calls', 'model calls')}"

@@ -1,0 +1,119 @@
+"""The score of a candidate: `quality·w − cost·w − latency·w − health·w`, each term kept for the receipt.
+
+Terms are in 0..1 so that weights compare. *quality* is the catalogue's prior. *cost* is what this call is expected to
+cost on that model now, over the dearest candidate's: a prompt prefix that is warm there is priced as cached. *latency*
+is the measured mean (the catalogue's prior until there is one) over the slowest candidate's. *health* is the
+exponentially weighted error rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from waywiser.core.calls import Tool, Usage
+from waywiser.core.health import Health
+from waywiser.core.messages import Message
+from waywiser.core.models import Model, cost_nanos
+from waywiser.core.policy import Weights
+from waywiser.core.receipt import Term
+from waywiser.core.steps import StepKind
+from waywiser.core.trail import StepRecord, Trail, WarmPrefix
+
+EXPECTED_OUTPUT_TOKENS = {
+    StepKind.TRIAGE: 30,
+    StepKind.PLANNING: 300,
+    StepKind.TOOL_CALL: 60,
+    StepKind.SYNTHESIS: 200,
+    StepKind.REFLECTION: 150,
+    StepKind.OTHER: 200,
+}
+"""Output tokens a step is expected to take before the session has shown better (medians of recorded sessions)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model the policy allows for this step, with what the call is expected to use and cost there."""
+
+    model: Model
+    tier: str
+    rank: int
+    expected: Usage
+    expected_nanos: int
+    score: float = 0.0
+    terms: tuple[Term, ...] = ()
+
+
+def expected_output(steps: Sequence[StepRecord], kind: StepKind, limit: int | None) -> int:
+    """Output tokens to expect of a step: the mean of this session's steps of its kind, leaning on the table."""
+    prior = EXPECTED_OUTPUT_TOKENS[kind]
+    seen = [step.output_tokens for step in steps if step.kind == kind]
+    mean = (2 * prior + sum(seen)) // (2 + len(seen))
+    return mean if limit is None else min(mean, limit)
+
+
+def prefix_digest(tools: Sequence[Tool], messages: Sequence[Message], count: int) -> bytes:
+    """16 bytes over the tools and the first `count` messages: what a provider's prompt cache goes by."""
+    state = blake2b(digest_size=16)
+    for tool in tools:
+        state.update(tool.digest)
+    state.update(b"".join(message.digest for message in messages[:count]))
+    return state.digest()
+
+
+def warm_tokens(model: Model, trail: Trail, tools: Sequence[Tool], messages: Sequence[Message], now_s: float) -> int:
+    """How many tokens of this prompt the provider's cache is expected to hold for `model`."""
+    warm = next((entry for entry in trail.warm if entry.model == model.name), None)
+    if warm is None or now_s - warm.at_s > model.cache_ttl_s or warm.tokens < model.cache_min_tokens:
+        return 0
+    if warm.messages > len(messages) or prefix_digest(tools, messages, warm.messages) != warm.digest:
+        return 0
+    return warm.tokens
+
+
+def warmed(model: Model, tools: Sequence[Tool], messages: Sequence[Message], tokens: int, now_s: float) -> WarmPrefix:
+    """What the provider's cache holds after this prompt was sent."""
+    return WarmPrefix(model.name, len(messages), tokens, prefix_digest(tools, messages, len(messages)), now_s)
+
+
+def expectation(model: Model, input_tokens: int, warm: int, output_tokens: int) -> tuple[Usage, int]:
+    """What a call is expected to use, and its cost in nano-dollars."""
+    usage = Usage(input_tokens, output_tokens, cached_tokens=min(warm, input_tokens), estimated=True)
+    return usage, cost_nanos(model, usage)
+
+
+def scored(candidates: Sequence[Candidate], weights: Weights, health: Mapping[str, Health]) -> list[Candidate]:
+    """Score every candidate against the others. The order is kept."""
+    dearest = max((candidate.expected_nanos for candidate in candidates), default=0) or 1
+    latencies = [_latency_s(candidate.model, health.get(candidate.model.name)) for candidate in candidates]
+    slowest = max(latencies, default=0.0) or 1.0
+    result = []
+    for candidate, latency in zip(candidates, latencies, strict=True):
+        known = health.get(candidate.model.name)
+        terms = (
+            _term("quality", candidate.model.quality, weights.quality),
+            _term("cost", candidate.expected_nanos / dearest, -weights.cost),
+            _term("latency", latency / slowest, -weights.latency),
+            _term("health", known.error_rate if known else 0.0, -weights.health),
+        )
+        result.append(
+            Candidate(
+                candidate.model,
+                candidate.tier,
+                candidate.rank,
+                candidate.expected,
+                candidate.expected_nanos,
+                sum(term.weighted for term in terms),
+                terms,
+            )
+        )
+    return result
+
+
+def _term(name: str, value: float, weight: float) -> Term:
+    return Term(name, value, value * weight)
+
+
+def _latency_s(model: Model, health: Health | None) -> float:
+    return health.latency_s if health is not None and health.latency_s else model.latency_ms / 1000

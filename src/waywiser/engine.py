@@ -1,0 +1,302 @@
+"""The two drivers: one blocking, one for an event loop. They perform what `core/flow.py` asks for, and nothing else.
+
+Both do the same in the same order; what differs is only how they wait. Whatever ends a call early (an exception, a
+closed stream, a cancelled task), the open hold is settled before the driver lets go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Reply
+from waywiser.core.effects import (
+    Check,
+    Classify,
+    Effect,
+    Emit,
+    Open,
+    Pull,
+    Pulled,
+    Record,
+    Reserve,
+    Send,
+    Sent,
+    Settle,
+    Situation,
+    Sleep,
+    StartStream,
+    StopStream,
+)
+from waywiser.core.flow import Done, Pipeline
+from waywiser.core.policy import Policy
+from waywiser.core.receipt import Receipt
+from waywiser.core.session import Opened
+from waywiser.errors import BudgetExceeded, LoopDetected, NoEligibleModel, RoutingRefused, UpstreamError
+from waywiser.health import HealthBoard
+from waywiser.ports import Classifier, Clock, SessionStore, Sink, TokenCounter, Upstream
+
+Checker = Callable[[Call, Reply, tuple[str, ...]], str]
+
+_REFUSALS: Mapping[str, type[RoutingRefused]] = {
+    error.code: error for error in (BudgetExceeded, LoopDetected, NoEligibleModel)
+}
+_CIRCUIT_OPEN = Failure(FailureKind.OVERLOADED, "not asked: its circuit is open after repeated failures")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply and the receipt that says how it came about."""
+
+    reply: Reply
+    receipt: Receipt
+
+
+class Engine:
+    """Performs calls under one policy. Blocking and async methods may be used side by side, from many threads."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        store: SessionStore,
+        upstreams: Mapping[str, Upstream],
+        counter: TokenCounter,
+        clock: Clock,
+        classifier: Classifier | None = None,
+        checker: Checker | None = None,
+        sinks: Sequence[Sink] = (),
+        health: HealthBoard | None = None,
+    ) -> None:
+        self.policy = policy
+        self.store = store
+        self.clock = clock
+        self.sinks = tuple(sinks)
+        self.health = health or HealthBoard()
+        self._upstreams = upstreams
+        self._counter = counter
+        self._classifier = classifier
+        self._checker = checker
+
+    def complete(self, call: Call) -> Answer:
+        """Answer a call whole. Raises `RoutingRefused`, `UpstreamError` or `StoreError`."""
+        run = self._drive(call)
+        try:
+            while True:
+                next(run)
+        except StopIteration as stop:
+            return self._finish(stop.value)
+
+    def stream(self, call: Call) -> Generator[Chunk, None, Answer]:
+        """Answer a call in pieces; the generator's return value is the whole. Raises as `complete` does.
+
+        A stream that raises was not whole, whatever came before. Closing it stops the provider.
+        """
+        return self._finish((yield from self._drive(call)))
+
+    async def acomplete(self, call: Call) -> Answer:
+        """Like `complete`, for an event loop."""
+        done: list[Done] = []
+        async for _ in self._adrive(call, done):
+            pass
+        return self._finish(done[0])
+
+    async def astream(self, call: Call, answers: list[Answer] | None = None) -> AsyncGenerator[Chunk, None]:
+        """Like `stream`, for an event loop; the whole is appended to `answers`."""
+        done: list[Done] = []
+        async with aclosing(self._adrive(call, done)) as run:
+            async for chunk in run:
+                yield chunk
+        answer = self._finish(done[0])
+        if answers is not None:
+            answers.append(answer)
+
+    def _drive(self, call: Call) -> Generator[Chunk, None, Done]:
+        pipeline = Pipeline(call, self.policy, now_s=self.clock.now())
+        run = pipeline.run()
+        stream: Generator[Chunk | Failure, None, None] = _empty()
+        tally = _Tally(self, "")
+        result: object = None
+        try:
+            while True:
+                effect = run.send(result)
+                if isinstance(effect, Emit):
+                    result = None
+                    yield effect.chunk
+                elif isinstance(effect, Pull):
+                    result = tally.pulled(next(stream, None))
+                elif isinstance(effect, Open):
+                    opened = self.store.open(effect.call.origin.session, effect.path, effect.now_s)
+                    result = self._situation(effect, opened)
+                elif isinstance(effect, Reserve):
+                    result = self.store.reserve(effect.claim)
+                elif isinstance(effect, Settle):
+                    result = self.store.settle(effect.settlement)
+                elif isinstance(effect, Send):
+                    tally = _Tally(self, effect.model.name)
+                    if tally.admitted:
+                        upstream = self._upstreams[effect.model.api]
+                        result = tally.sent(upstream.send(effect.model, effect.call, effect.timeout_s))
+                    else:
+                        result = tally.sent(_CIRCUIT_OPEN)
+                elif isinstance(effect, StartStream):
+                    tally = _Tally(self, effect.model.name)
+                    upstream = self._upstreams[effect.model.api]
+                    stream.close()
+                    stream = (
+                        upstream.stream(effect.model, effect.call, effect.timeout_s) if tally.admitted else _refused()
+                    )
+                    result = tally.began_s
+                elif isinstance(effect, StopStream):
+                    result = None
+                    stream.close()
+                elif isinstance(effect, Record):
+                    result = None
+                    self.store.record(effect.receipt)
+                elif isinstance(effect, Sleep):
+                    self.clock.sleep(effect.seconds)
+                    result = Pulled(None, self.clock.now(), self.clock.jitter())
+                else:
+                    result = self._thought(effect)
+        except StopIteration as stop:
+            done: Done = stop.value
+            return done
+        finally:
+            run.close()
+            stream.close()
+            if (settlement := pipeline.abandon(self.clock.now())) is not None:
+                self.store.settle(settlement)
+
+    async def _adrive(self, call: Call, done: list[Done]) -> AsyncGenerator[Chunk, None]:
+        pipeline = Pipeline(call, self.policy, now_s=self.clock.now())
+        run = pipeline.run()
+        stream: AsyncGenerator[Chunk | Failure, None] = _aempty()
+        tally = _Tally(self, "")
+        result: object = None
+        try:
+            while True:
+                effect = run.send(result)
+                if isinstance(effect, Emit):
+                    result = None
+                    yield effect.chunk
+                elif isinstance(effect, Pull):
+                    result = tally.pulled(await anext(stream, None))
+                elif isinstance(effect, Open):
+                    opened = await self.store.aopen(effect.call.origin.session, effect.path, effect.now_s)
+                    result = self._situation(effect, opened)
+                elif isinstance(effect, Reserve):
+                    result = await self.store.areserve(effect.claim)
+                elif isinstance(effect, Settle):
+                    result = await self.store.asettle(effect.settlement)
+                elif isinstance(effect, Send):
+                    tally = _Tally(self, effect.model.name)
+                    if tally.admitted:
+                        upstream = self._upstreams[effect.model.api]
+                        result = tally.sent(await upstream.asend(effect.model, effect.call, effect.timeout_s))
+                    else:
+                        result = tally.sent(_CIRCUIT_OPEN)
+                elif isinstance(effect, StartStream):
+                    tally = _Tally(self, effect.model.name)
+                    upstream = self._upstreams[effect.model.api]
+                    await stream.aclose()
+                    stream = (
+                        upstream.astream(effect.model, effect.call, effect.timeout_s) if tally.admitted else _arefused()
+                    )
+                    result = tally.began_s
+                elif isinstance(effect, StopStream):
+                    result = None
+                    await stream.aclose()
+                elif isinstance(effect, Record):
+                    result = None
+                    await self.store.arecord(effect.receipt)
+                elif isinstance(effect, Sleep):
+                    await self.clock.asleep(effect.seconds)
+                    result = Pulled(None, self.clock.now(), self.clock.jitter())
+                else:
+                    result = self._thought(effect)
+        except StopIteration as stop:
+            done.append(stop.value)
+        finally:
+            run.close()
+            if (settlement := pipeline.abandon(self.clock.now())) is not None:
+                await asyncio.shield(self.store.asettle(settlement))
+            await stream.aclose()
+
+    def _situation(self, effect: Open, opened: Opened) -> Situation:
+        call = effect.call
+        tokens = {
+            encoding: self._counter.messages(call.messages, encoding)
+            + (self._counter.tools(call.tools, encoding) if call.tools else 0)
+            for encoding in effect.encodings
+        }
+        return Situation(opened.trail, opened.standings, tokens, self.health.snapshot())
+
+    def _thought(self, effect: Effect[object]) -> object:
+        """Perform what needs no waiting."""
+        if isinstance(effect, Classify):
+            if self._classifier is None:
+                return None
+            return self._classifier.classify(effect.call.messages, effect.call.tools, effect.rungs)
+        if isinstance(effect, Check):
+            return self._checker(effect.call, effect.reply, effect.checks) if self._checker is not None else ""
+        raise AssertionError(f"no driver performs {type(effect).__name__}")
+
+    def _finish(self, done: Done) -> Answer:
+        """Tell the sinks, then hand over the answer or raise what it came to."""
+        for sink in self.sinks:
+            sink.emit(done.receipt)
+        if done.reply is not None:
+            return Answer(done.reply, done.receipt)
+        if done.failure is not None:
+            raise UpstreamError(done.failure, done.receipt)
+        raise _REFUSALS[done.refused](done.why, done.receipt)
+
+
+class _Tally:
+    """Times one request and tells the health board how it went, once."""
+
+    __slots__ = ("_engine", "_model", "_noted", "admitted", "began_s")
+
+    def __init__(self, engine: Engine, model: str) -> None:
+        self._engine = engine
+        self._model = model
+        self.began_s = engine.clock.now()
+        self.admitted = engine.health.admit(model, self.began_s)
+        self._noted = not self.admitted
+
+    def sent(self, outcome: Reply | Failure) -> Sent:
+        now_s = self._engine.clock.now()
+        self._note(outcome if isinstance(outcome, Failure) else None, now_s)
+        return Sent(outcome, self.began_s, now_s, self._engine.clock.jitter())
+
+    def pulled(self, item: Chunk | Failure | None) -> Pulled:
+        now_s = self._engine.clock.now()
+        if isinstance(item, Failure):
+            self._note(item, now_s)
+        elif item is None or item.finish is not None:
+            self._note(None, now_s)
+        return Pulled(item, now_s, self._engine.clock.jitter())
+
+    def _note(self, failure: Failure | None, now_s: float) -> None:
+        if not self._noted:
+            self._noted = True
+            self._engine.health.note(self._model, failure, now_s - self.began_s, now_s)
+
+
+def _empty() -> Generator[Chunk | Failure, None, None]:
+    yield from ()
+
+
+async def _aempty() -> AsyncGenerator[Chunk | Failure, None]:
+    return
+    yield
+
+
+def _refused() -> Generator[Chunk | Failure, None, None]:
+    yield _CIRCUIT_OPEN
+
+
+async def _arefused() -> AsyncGenerator[Chunk | Failure, None]:
+    yield _CIRCUIT_OPEN
