@@ -14,12 +14,16 @@ TRAIL_STEPS = 64
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One tool call and what came of it: digests of the canonical arguments and of the masked result (8 bytes each)."""
+    """One tool call and what came of it: digests of the canonical arguments and of the masked result (8 bytes each).
+
+    `shape` digests the arguments with their numbers masked: equal for calls that differ by a counter only.
+    """
 
     tool: str
     arguments: bytes
     result: bytes
     is_error: bool = False
+    shape: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,10 @@ class StepRecord:
     `human` is a digest of the newest person's turn; `text` of the normalised answer text (empty when none);
     `text_simhash` is a 64-bit similarity hash of it, for answers that are nearly the same; `calls` are digests of
     (tool, canonical arguments). `state` is what a surface tells of its own state (a digest; empty when unknown).
+
+    `length` turns were in the history, `place` digests the last of them: so the next step finds what is new to it.
+    `spoke` tells that a person had taken the floor, `heard` digests what other named speakers said meanwhile, `since`
+    is how many steps the session had had when something last was new (see `loops.py`).
     """
 
     number: int
@@ -47,6 +55,11 @@ class StepRecord:
     input_tokens: int = 0
     output_tokens: int = 0
     cost_nanos: int = 0
+    length: int = 0
+    place: bytes = b""
+    spoke: bool = False
+    heard: tuple[bytes, ...] = ()
+    since: int = 0
 
 
 @dataclass(frozen=True, slots=True)

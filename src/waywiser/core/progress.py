@@ -1,0 +1,272 @@
+"""What a step saw and what it said, as digests, and whether anything it saw was new.
+
+*New* is: a person took the floor; a tool answered something that no like call had been answered since then; another
+named speaker said something else. Everything else is fruitless: the same call with the same result, the same error to
+other arguments, the same result to arguments that differ by a counter only, a fixed reminder that a scaffold sends
+along with results, the same exchange of words over again.
+
+A step's history is read from where the step before it ended, so reading costs what is new, not what there is. Two
+calls over the same history (a replay, a retry, a second node) see the same moment: it counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from waywiser.core.calls import Reply
+from waywiser.core.canonical import (
+    DIGEST_BYTES,
+    alike,
+    canonical_arguments,
+    masked,
+    reads_as_error,
+    short_digest,
+    similarity_hash,
+    text_digest,
+    without_numbers,
+)
+from waywiser.core.messages import Message, Role, Text, ToolCall
+from waywiser.core.policy import LoopControl
+from waywiser.core.trail import Action, StepRecord, Trail
+
+WINDOW = 32
+"""How many of the newest steps are looked at. A repetition further apart than that is not noticed."""
+
+_LOOK_BACK = 8  # messages before the new ones, to find the call that an early result answers
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The seen side of the coming step; the fields named as in `StepRecord` go there.
+
+    `number` is how many steps the session had before. `answered` and `answered_simhash` are the digests of the text
+    this history goes on from, where the step before said text and called no tool (else empty).
+    """
+
+    number: int
+    agent: str = ""
+    node: str = ""
+    state: bytes = b""
+    human: bytes = b""
+    results: tuple[Action, ...] = ()
+    heard: tuple[bytes, ...] = ()
+    spoke: bool = False
+    length: int = 0
+    place: bytes = b""
+    since: int = 0
+    answered: bytes = b""
+    answered_simhash: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The said side of a step; the fields go into its `StepRecord`."""
+
+    text: bytes
+    text_simhash: int
+    calls: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """How often the exchange in question (the text, and what a person or scaffold replied) was had before."""
+
+    same: int
+    alike: int
+
+
+def said(reply: Reply) -> Said:
+    """Digest a reply for its `StepRecord`."""
+    text = reply.text
+    return Said(
+        text_digest(text) if text else b"",
+        similarity_hash(text) if text else 0,
+        tuple(short_digest(call.name, canonical_arguments(call.arguments)) for call in reply.tool_calls),
+    )
+
+
+def seen(
+    messages: Sequence[Message],
+    trail: Trail,
+    control: LoopControl,
+    *,
+    agent: str = "",
+    node: str = "",
+    state: bytes = b"",
+) -> Seen:
+    """Digest what is new in the history of the coming call, and tell whether any of it is progress.
+
+    `agent` separates sub-agents: each is compared with its own steps only. `state` digests the graph's state, messages
+    included; empty when unknown.
+    """
+    own = own_steps(trail, agent)
+    previous = own[-1] if own else None
+    length = len(messages)
+    place = messages[-1].digest[:DIGEST_BYTES] if messages else b""
+    start, origin, goes_on = _arrived(messages, place, own)
+    arrival = _read(messages, start, origin)
+    human, spoke = arrival.person, bool(arrival.person)
+    if not human:
+        human = origin.human if origin is not None else _newest_person(messages, start)
+    elif arrival.results and origin is not None:
+        # No one waited for a person's word here: what a scaffold repeats beside every result is not a person's.
+        spoke = human != origin.human
+    answered, answered_simhash = b"", 0
+    if goes_on and origin is not None and not origin.calls and not arrival.results:
+        answered, answered_simhash = origin.text, origin.text_simhash
+    if previous is None:
+        fruitful = True
+    elif spoke:
+        echo = echoes(own, answered, answered_simhash, human) if answered else Echo(0, 0)
+        fruitful = not echo.alike
+    else:
+        fruitful = _brings_news(arrival, own, control)
+    return Seen(
+        number=trail.count,
+        agent=agent,
+        node=node,
+        state=state,
+        human=human,
+        results=arrival.results,
+        heard=arrival.heard,
+        spoke=spoke,
+        length=length,
+        place=place,
+        since=trail.count if fruitful or previous is None else previous.since,
+        answered=answered,
+        answered_simhash=answered_simhash,
+    )
+
+
+def own_steps(trail: Trail, agent: str) -> list[StepRecord]:
+    """The steps of one agent among the newest of the trail, oldest first."""
+    return [step for step in trail.steps[-WINDOW:] if step.agent == agent]
+
+
+def same_outcome(one: Action, other: Action) -> bool:
+    """Tell whether two calls of a tool came to the same thing and differ in nothing that explains it."""
+    return (
+        one.result == other.result
+        and one.tool == other.tool
+        and (one.arguments == other.arguments or one.is_error or (one.shape == other.shape != b""))
+    )
+
+
+def echoes(own: Sequence[StepRecord], text: bytes, simhash: int, human: bytes) -> Echo:
+    """Count how often, without a tool in between, the text was said before and got the same reply."""
+    same = near = 0
+    for index in range(len(own) - 1, 0, -1):
+        step, before = own[index], own[index - 1]
+        if step.results or before.calls:
+            break
+        if step.human == human and step.place != before.place:
+            equal = before.text == text
+            same += equal
+            near += equal or alike(before.text_simhash, simhash)
+    return Echo(same, near)
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    results: tuple[Action, ...] = ()
+    heard: tuple[bytes, ...] = ()
+    person: bytes = b""
+
+
+def _arrived(
+    messages: Sequence[Message], place: bytes, own: Sequence[StepRecord]
+) -> tuple[int, StepRecord | None, bool]:
+    """Find where the new messages begin, the step this history goes on from, and whether it grew since.
+
+    A history nobody has seen the beginning of (trimmed, or rewritten) is new from its last assistant turn on.
+    """
+    length = len(messages)
+    for step in reversed(own):
+        if 0 < step.length < length and messages[step.length - 1].digest[:DIGEST_BYTES] == step.place:
+            return step.length, step, True
+        if step.place and step.place == place:
+            return length, step, False
+    for index in range(length - 1, -1, -1):
+        if messages[index].role is Role.ASSISTANT:
+            return index, None, False
+    return 0, None, False
+
+
+def _read(messages: Sequence[Message], start: int, origin: StepRecord | None) -> _Arrival:
+    if start >= len(messages):
+        return _Arrival()
+    calls = _calls_before(messages, start) if messages[start].role is Role.TOOL else {}
+    results: list[Action] = []
+    heard: list[bytes] = []
+    person = ""
+    for message in messages[start:]:
+        if message.role is Role.ASSISTANT:
+            for call in message.tool_calls:
+                calls[call.id] = call
+            if message.name and message.text:
+                heard.append(text_digest(message.text))
+        elif message.role is Role.TOOL:
+            results.append(_action(message, calls.get(message.tool_call_id)))
+        elif message.role is Role.USER:
+            person = _content(message)
+    spoken = b""
+    if person:
+        spoken = short_digest(without_numbers(person) if results else " ".join(person.split()))
+    # Our own reply comes back as a turn of the history; it is not somebody else's word.
+    ours = origin.text if origin is not None else b""
+    return _Arrival(tuple(results), tuple(word for word in heard if word != ours), spoken)
+
+
+def _calls_before(messages: Sequence[Message], start: int) -> dict[str, ToolCall]:
+    for index in range(start - 1, max(start - 1 - _LOOK_BACK, -1), -1):
+        if messages[index].role is Role.ASSISTANT:
+            return {call.id: call for call in messages[index].tool_calls}
+    return {}
+
+
+def _action(message: Message, call: ToolCall | None) -> Action:
+    text = _content(message)
+    arguments = canonical_arguments(call.arguments) if call is not None else ""
+    plain = without_numbers(arguments)
+    written = short_digest(arguments)
+    return Action(
+        tool=call.name if call is not None else message.tool_name,
+        arguments=written,
+        result=short_digest(masked(text)),
+        is_error=message.is_error or reads_as_error(text),
+        shape=written if plain == arguments else short_digest(plain),
+    )
+
+
+def _content(message: Message) -> str:
+    """All a turn says; a picture or a file counts by what it holds."""
+    if all(isinstance(part, Text) for part in message.parts):
+        return message.text
+    return message.text + "".join(str(part) for part in message.parts if not isinstance(part, Text))
+
+
+def _newest_person(messages: Sequence[Message], start: int) -> bytes:
+    for index in range(min(start, len(messages)) - 1, -1, -1):
+        if messages[index].role is Role.USER:
+            return short_digest(" ".join(_content(messages[index]).split()))
+    return b""
+
+
+def _brings_news(arrival: _Arrival, own: Sequence[StepRecord], control: LoopControl) -> bool:
+    """Tell whether a result or another speaker's word is unlike all since a person last had the floor."""
+    results, heard = arrival.results, arrival.heard
+    if not results and not heard:
+        return False
+    if any(action.tool in control.navigation for action in results):
+        return True
+    unknown, unheard = list(results), set(heard)
+    for step in reversed(own):
+        if step.spoke:
+            break
+        if step.results:
+            unknown = [action for action in unknown if not any(same_outcome(action, old) for old in step.results)]
+        unheard.difference_update(step.heard)
+        if not unknown and not unheard:
+            return False
+    return True
