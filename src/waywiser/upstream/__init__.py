@@ -1,0 +1,1 @@
+"""Upstreams: the wire dialects, one taxonomy of failures, and the client that speaks HTTP."""
