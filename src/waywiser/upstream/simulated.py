@@ -1,9 +1,9 @@
 """The simulated model family: `simulated/economy`, `simulated/standard` and `simulated/premium`.
 
 They run in process, need no network and no key, and always answer a call the same way, so a demonstration, a test or a
-benchmark of the router needs no provider. They work with any tools and prompts: they match words, fill arguments from the
-conversation, follow ids from result to result, and word an answer from what the tools returned. They know nothing and
-reason about nothing; what they write begins with `[simulated] `.
+benchmark of the router needs no provider. They work with any tools and prompts: they match words, fill arguments from
+the conversation, follow ids from result to result, and word an answer from what the tools returned. They know nothing
+and reason about nothing; what they write begins with `[simulated] `.
 
 The three differ as tiers do. Economy slips now and then (a required argument left out, the second-best label), looks at
 less and says less; standard slips rarely; premium never does, and asks for several tools at once. Slips are drawn
@@ -65,7 +65,7 @@ def simulate(model: Model, call: Call, count_tokens: Callable[[str], int]) -> Re
     else:
         whole = _structured(call, reading, skill, seed) if call.response_format else ""
         whole = whole or answer(call.messages, call.tools, missing, skill.sentences)
-        text, finish = _cut(whole, call, count_tokens)
+        text, finish = _cut(whole.encode(errors="replace").decode(), call, count_tokens)
         written = count_tokens(text)
     usage = Usage(input_tokens=_input_tokens(call, count_tokens), output_tokens=max(written, 1))
     parts = (Text(text),) if text else ()
@@ -125,7 +125,7 @@ def _forced(tool: Tool, call: Call, reading: Reading, skill: Skill, seed: bytes)
 
 
 def _best_forced(call: Call, reading: Reading, skill: Skill, seed: bytes, plan: Plan) -> Step:
-    """Pick the tool to call when one must be and none is asked for: one not used yet that lacks least, best a final answer."""
+    """Pick the tool to call when one must be and none is asked for: one not used yet, that lacks least."""
     used = {name for name, _ in reading.made}
 
     def unfit(tool: Tool) -> tuple[bool, bool, int]:
@@ -142,7 +142,8 @@ def _tool_call(step: Step, skill: Skill, seed: bytes, place: int) -> ToolCall:
     if must and _drawn(seed, f"slip {place}", skill.slips):
         del arguments[must[-1]]
     key = digest([seed.hex(), step.tool.name, str(place)]).hex()
-    return ToolCall(f"call_{key[:16]}", step.tool.name, json.dumps(arguments, ensure_ascii=False))
+    written = json.dumps(arguments, ensure_ascii=False).encode(errors="replace").decode()
+    return ToolCall(f"call_{key[:16]}", step.tool.name, written)
 
 
 def _structured(call: Call, reading: Reading, skill: Skill, seed: bytes) -> str:

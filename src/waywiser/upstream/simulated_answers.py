@@ -1,4 +1,4 @@
-"""How a simulated model words an answer: from the results of its tools, from what the prompt contains, or by asking back.
+"""How a simulated model words an answer: from its tools' results, from what the prompt holds, or by asking back.
 
 Every text begins with `MARK`, so that nobody takes it for the work of a real model. Pure functions.
 """
@@ -10,10 +10,10 @@ import re
 from collections.abc import Sequence
 
 from waywiser.core.calls import JSON, Tool
-from waywiser.core.messages import Message, Role
+from waywiser.core.messages import Message, Role, ToolCall
 from waywiser.upstream.simulated_arguments import properties
-from waywiser.upstream.simulated_reading import documents, failed, keywords, prose, stems
-from waywiser.upstream.simulated_tools import parameters, writes
+from waywiser.upstream.simulated_reading import documents, failed, keywords, prose, requests, stems
+from waywiser.upstream.simulated_tools import goals, hands_over, parameters, writes
 
 MARK = "[simulated] "
 _PAST = {
@@ -25,6 +25,7 @@ _PAST = {
     "write": "wrote",
     "put": "put",
 }
+_NAMED = {"zip": "zip code", "email": "e-mail address", "name": "full name"}
 _SECRET = ("verification", "token", "secret", "password")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])|\n+")
 
@@ -69,24 +70,36 @@ def evidence(messages: Sequence[Message], wanted: frozenset[str]) -> list[str]:
 
 
 def _results(messages: Sequence[Message], wanted: frozenset[str]) -> list[str]:
-    """One sentence for each tool result: changes first, then what shares most with the question, then the rest."""
+    """One sentence for each tool result that answers what was asked: changes first, then what was looked up.
+
+    Steps on the way (who the customer is, the order before it was changed) are told only when there is nothing better.
+    """
     calls = {call.id: call for message in messages for call in message.tool_calls}
+    results = [
+        (calls.get(m.tool_call_id, ToolCall("", m.tool_name or "tool", "")), m) for m in messages if m.role is Role.TOOL
+    ]
+    results = [(call, message) for call, message in results if not hands_over(call.name)]
+    names = [Tool(name) for name in dict.fromkeys(call.name for call, _ in results)]
+    meant = {tool.name for tool, _ in goals(names, requests(messages))}
+    touched = frozenset[str]().union(*(_ids(call) for call, _ in results if writes(Tool(call.name))))
     told: dict[str, tuple[int, int]] = {}
-    for place, message in enumerate(messages):
-        if message.role is not Role.TOOL:
-            continue
-        call = calls.get(message.tool_call_id)
-        name = message.tool_name or (call.name if call else "tool")
-        changed = writes(Tool(name))
+    for place, (call, message) in enumerate(results):
+        changed = writes(Tool(call.name))
         if failed(message):
-            line, rank = f"I could not {name.replace('_', ' ')}: {_sentence(message.text)}", 1 if changed else 4
+            line, rank = f"I could not {call.name.replace('_', ' ')}: {_sentence(message.text)}", 1 if changed else 3
         else:
             values = documents(message.text)
             body = _told(values[0], wanted, 8) if values else _best(message.text, wanted)
-            line = f"I have {_past(name)}: {_sentence(body)}" if changed else _sentence(body)
-            rank = 0 if changed else 2 if len(stems(body) & wanted) > 1 else 3
+            line = f"I have {_past(call.name)}. {_sentence(body)}" if changed else _sentence(body)
+            rank = 0 if changed else 2 if call.name in meant and not _ids(call) & touched else 4
         told[line] = (rank, -place)
-    return sorted(told, key=lambda line: told[line])
+    ranked = sorted(told, key=lambda line: told[line])
+    direct = [line for line in ranked if told[line][0] < 4]
+    return direct or ranked[:1]
+
+
+def _ids(call: ToolCall) -> frozenset[str]:
+    return frozenset(re.findall(r'_id": "([^"]+)"', call.arguments))
 
 
 def _told(value: JSON, wanted: frozenset[str], limit: int) -> str:
@@ -96,12 +109,20 @@ def _told(value: JSON, wanted: frozenset[str], limit: int) -> str:
         return "; ".join(_told(item, wanted, limit) for item in near[:2])
     if not isinstance(value, dict):
         return _best(str(value), wanted)
-    plain = [(key, item) for key, item in value.items() if not isinstance(item, dict | list) and key not in _SECRET]
-    words = [
-        _best(str(item), wanted) if len(str(item)) > 80 else f"{key.replace('_', ' ')} {item}" for key, item in plain
-    ]
+    plain = [(key.replace("_", " "), item) for key, item in value.items() if _plain(key, item)]
+    head = ""
+    if plain and plain[0][0] in {"title", "name"}:
+        head, plain = f"{plain[0][1]}: ", plain[1:]
+    elif plain and plain[0][0].endswith(" id"):
+        head = f"{plain[0][0].removesuffix(' id')} {plain[0][1]}: "
+        plain = [(key, item) for key, item in plain[1:] if not key.endswith(" id")]
+    words = [_best(str(item), wanted) if len(str(item)) > 80 else f"{key} {item}" for key, item in plain]
     inner = [_told(item, wanted, limit // 2) for item in value.values() if isinstance(item, dict | list) and item]
-    return "; ".join((*words[:limit], *inner[:2]))
+    return head + "; ".join((*words[:limit], *inner[:2]))
+
+
+def _plain(key: str, item: JSON) -> bool:
+    return not isinstance(item, dict | list) and item is not None and key not in _SECRET
 
 
 def _best(text: str, wanted: frozenset[str]) -> str:
@@ -115,9 +136,9 @@ def _ask(missing: Sequence[str], tools: Sequence[Tool]) -> str:
     names = list(dict.fromkeys(missing))
     fields = [properties(parameters(tool)) for tool in tools]
     beside = [name for found in fields if set(names) <= set(found) for name in found if name in {"email", "name"}]
-    text = "To go on I need your " + " and ".join(name.replace("_", " ") for name in names)
+    text = "To go on I need your " + " and ".join(_NAMED.get(name, name.replace("_", " ")) for name in names)
     rest = [name for name in dict.fromkeys(beside) if name not in names]
-    return text + (f", with your {' or '.join(rest)}." if rest else ".")
+    return text + (f", with your {' or '.join(_NAMED[name] for name in rest)}." if rest else ".")
 
 
 def _past(name: str) -> str:

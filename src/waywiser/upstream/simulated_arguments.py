@@ -49,6 +49,7 @@ _KEYWORDS = frozenset(stem(word) for word in ("query", "keywords", "topic", "sea
 _BARE = frozenset(
     stem(word) for word in ("id", "number", "no", "code", "key", "ref", "the", "name", "old", "new", "current")
 )
+_NOUNS = stems("order customer product item tracking")
 _SUM = re.compile(r"[\d.(][\d\s.+*/()%-]*[+*/-][\d\s.+*/()%-]*[\d)]")
 _AFTER = re.compile(
     r"\b(?:for|to|into|with|instead|rather|want)\b(?!.*\b(?:for|to|into|with|instead|rather|want)\b)(.*)", re.S
@@ -100,7 +101,7 @@ def resolve(schema: Schema, root: Schema, depth: int = 8) -> Schema:
     whole = schema.get("allOf")
     if depth and isinstance(whole, list):
         merged: dict[str, JSON] = {key: value for key, value in schema.items() if key != "allOf"}
-        for branch in (resolve(b, root, depth - 1) for b in whole if isinstance(b, dict)):
+        for branch in (dict(resolve(b, root, depth - 1)) for b in whole if isinstance(b, dict)):
             mine, theirs = merged.get("properties"), branch.get("properties")
             if isinstance(mine, dict) and isinstance(theirs, dict):
                 branch = {
@@ -123,7 +124,7 @@ def fill(
     arguments: dict[str, JSON] = {}
     missing: list[str] = []
     must = required(schema)
-    fields = properties(schema)
+    fields = {**properties(schema), **{name: {"type": "string"} for name in must if name not in properties(schema)}}
     for name in sorted(fields, key=lambda field: ("new" in re.split("[_-]", field), list(fields).index(field))):
         field = resolve(fields[name], schema)
         try:
@@ -192,7 +193,7 @@ def _string(
     raise Missing(name)
 
 
-def _special(words: frozenset[str], known: Sequence[Fact], siblings: Sequence[str]) -> JSON:
+def _special(words: frozenset[str], known: Sequence[Fact], siblings: Sequence[str]) -> JSON:  # noqa: C901 - a table
     """Values told by their form. None: the name is of no such kind; empty: it is, and there is no such value."""
     alike = " ".join(siblings).lower()
     kinds: tuple[str, ...] = ()
@@ -236,16 +237,20 @@ def _from_facts(name: str, field: Schema, want: Want, known: Sequence[Fact], tak
     nouns = stems(bare) - _BARE
     told = str(field.get("description", ""))
     shapes = {_shape(text) for text in re.findall(r"#?\w*\d[\w-]*", told)}
-    used = {json.dumps(value) for value in taken.values()} if bare != name else set()
+    named = re.search(r"\bfrom `?(\w+_\w+)", told)
+    used = {json.dumps(v) for value in taken.values() for v in (value if isinstance(value, list) else [value])}
+    used = used if bare != name else set()
     aim = stems(match.group(1)) if (match := _AFTER.search(want.clause.text)) else want.clause.stems
     best: tuple[float, int, JSON] | None = None
     for place, fact in enumerate(known):
         like = _likeness(bare, nouns, shapes, fact)
+        if named and fact.source != named.group(1) and not (fact.said and shapes):
+            continue
         if like <= 0 or json.dumps(fact.value) in used or not isinstance(fact.value, str):
             continue
         about = aim if bare != name else want.clause.stems
         score = like + min(len(fact.around & about), 4) * 1.5 + 2.0 * (fact.turn == want.clause.turn) + fact.said
-        score += 6.0 * (str(fact.value) == want.anchor or want.anchor.lower() in map(str.lower, map(str, fact.around)))
+        score += 12.0 * (fact.value == want.anchor) + 6.0 * bool(not fact.said and stems(want.anchor) & fact.around)
         if best is None or score > best[0]:
             best = (score, place, fact.value)
     return best[2] if best else None
@@ -262,11 +267,8 @@ def _likeness(bare: str, nouns: frozenset[str], shapes: set[str], fact: Fact) ->
         return 4.0 if _shape(str(fact.value)) in shapes else 0.0
     if nouns & own:
         return 3.0
-    return (
-        1.0
-        if fact.said and not own & {stem(w) for w in ("order", "customer", "product", "item", "tracking")} and nouns
-        else 0.0
-    )
+    loose = fact.said and not own & _NOUNS and bare.endswith(("id", "number", "reference"))
+    return 1.0 if loose else 0.0
 
 
 def _shape(text: str) -> str:
@@ -307,7 +309,8 @@ def _items(field: Schema) -> Schema:
 
 
 def _plain(name: str, value: JSON, known: Sequence[Fact]) -> bool:
-    """Whether an optional argument is worth giving: its value was said in so many words or returned under its name."""
+    """Whether an optional argument is worth giving: its value was said in so many words rather than returned."""
     return any(
-        fact.value == value and (fact.kind in {"email", "name", "zip", "date"} or fact.key == name) for fact in known
+        fact.said and fact.value == value and (fact.kind in {"email", "name", "zip", "date"} or fact.key == name)
+        for fact in known
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from waywiser.core.calls import JSON
@@ -18,21 +18,23 @@ from waywiser.core.messages import Message, Role
 # words a support conversation uses for one another; the first of a row stands for all of it
 _SAME = (
     "cancel abort revoke", "refund reimburse reimbursement", "return", "exchange swap replace",
-    "track parcel package shipment whereabouts where arrive tracking", "order purchase bought",
+    "track parcel package shipment whereabouts where arrive tracking status", "order purchase bought",
     "find search lookup look get list show retrieve fetch read check query view detail",
-    "change update modify edit redirect", "remove delete", "policy rule handbook allowed terms window",
+    "change update modify edit redirect instead move amend", "remove delete",
+    "policy rule handbook allowed terms window",
     "create add make schedule", "book reserve", "send mail post", "customer user client account profile",
-    "product article catalog catalogue", "calculate compute", "zip postal postcode", "address street",
+    "product article catalog catalogue", "price cost", "calculate compute", "zip postal postcode", "address street",
 )  # fmt: skip
 _STOP = frozenset(
     re.findall(
         "[a-z]+",
         "a about all also am an and any are as at be been but by can could did do does don for from give given had has"
-        " have he hello help her hi him his how i if in into is it its just let like ll me my need no not of on one or"
+        " have he hello help her hi him his how i if in into is it its just let like ll me my no not of on one or"
         " our out please re s she should so some such t tell than thank thanks that the their them then there these"
         " they this those to too us ve want wanted was we were what when which who will with would you your",
     )
 )
+LONG = 20_000  # characters of one message that are read as prose
 READING = "find"  # the common form of every verb that only looks
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")
 _ID = re.compile(r"(?<![\w@.$-])#?(?:[A-Za-z]{1,6}[-_]?\d{2,}[\w-]*|[a-z]+_[a-z]+_\d+|\d{6,})(?![\w@])|#\w+")
@@ -42,13 +44,14 @@ _NUMBER = re.compile(r"(?<![\w#.@-])\d+(?:\.\d+)?(?![\w@-])")
 _QUOTE = re.compile(r"[\"“”]([^\"“”\n]{2,80})[\"“”]")
 _NAME = re.compile(r"(?:[Nn]ame is|[Tt]his is|I am|I'm|I’m|[Nn]ame:|(?<=\w, ))\s*([A-Z][\w'-]+ [A-Z][\w'-]+)")
 _CAPITALS = re.compile(r"(?<![.!?] )(?<!^)\b([A-Z][a-z]+ [A-Z][a-z]+)\b")
-_ADDRESS = re.compile(r"(\d+ [A-Z][\w.' ]+?), *([A-Z][A-Za-z.' ]+?),? +([A-Z]{2}),? +(\d{5})")
+_ADDRESS = re.compile(r"(\d{1,6} [A-Z][\w.' ]{1,40}?), *([A-Z][A-Za-z.' ]{1,30}?),? +([A-Z]{2}),? +(\d{5})")
 _OPENING = re.compile(r"[{\[]")
 LISTED = re.compile(
     r"\W*([a-z][a-z0-9]*(?:_[a-z0-9]+)+)`?\*{0,2}\s*(?:\(([^)]*)\))?\s*[:—–-]+\s*(.+)"
 )  # - cancel_order(id): Cancel it
 _CLAUSE = re.compile(
-    r"(?<=[.!?;])\s+|\n+|,? and (?:also |then )|,? then |, (?=and )|\band (?=(?:can|could|would|please|what|how|where|I)\b)"
+    r"(?<=[.!?;])\s+|\n+|,? and (?:also |then )|,? then |, (?=and )"
+    r"|\band (?=(?:can|could|would|please|what|how|where|I)\b)"
 )
 
 
@@ -56,9 +59,10 @@ _CLAUSE = re.compile(
 class Fact:
     """A value found in the conversation.
 
-    `key` says what it is, as far as known (`order_id`, or the word before an id); `kind` is `email`, `zip`, `name`, `id`,
-    `date`, `number`, `quote`, `street`, `city`, `state` or `text`; `turn` is the message it stands in; `around` holds
-    the stems of its record or clause; `said` is true when a person said it and false when a tool returned it.
+    `key` says what it is, as far as known (`order_id`, or the word before an id); `kind` is `email`, `zip`, `name`,
+    `id`, `date`, `number`, `quote`, `street`, `city`, `state` or `text`; `turn` is the message it stands in; `around` holds
+    the stems of its record or clause; `said` is true when a person said it and false when a tool returned it, and
+    `source` names that tool.
     """
 
     key: str
@@ -67,6 +71,7 @@ class Fact:
     turn: int
     around: frozenset[str]
     said: bool
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,8 @@ class Clause:
     def asks(self) -> bool:
         """Whether it is a question about how things are, rather than a request to do something."""
         question = r"\W*(?:and |but |so )?(how|what|which|when|why|who|do|does|is|are|may|can i|could i|am i|will)\b"
-        return re.match(question, self.text.lower()) is not None
+        wonder = r"\b(?:know|tell me|wonder|wondering|ask|explain)\b.*\b(?:how|what|which|when|why|whether|if)\b"
+        return re.match(question, self.text.lower()) is not None or re.search(wonder, self.text.lower()) is not None
 
 
 @lru_cache(maxsize=4096)
@@ -92,6 +98,7 @@ def stem(word: str) -> str:
 
 def stems(text: str) -> frozenset[str]:
     """Return the stems of the words that carry meaning; names such as `find_orderId` are taken apart."""
+    text = re.sub(r"\b(send|give|bring)((?:ing)?(?: [\w'-]+){0,6}) back\b", r"return\2", text)
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", " ", text).replace("_", " ").lower()
     return frozenset(stem(word) for word in re.findall(r"[^\W_]+", apart) if word not in _STOP)
 
@@ -99,13 +106,17 @@ def stems(text: str) -> frozenset[str]:
 def keywords(text: str, limit: int = 8) -> str:
     """Return the words of `text` that carry meaning, as written, in order, each once."""
     bare = _ID.sub(" ", _EMAIL.sub(" ", text))
-    found = [word for word in re.findall(r"[^\W_][\w'-]*", bare) if word.lower() not in _STOP and len(word) > 1]
+    found = [
+        word
+        for word in re.findall(r"[^\W_][\w'-]*", bare)
+        if word.lower() not in _STOP and len(word) > 1 and not word.isdigit()
+    ]
     return " ".join(list(dict.fromkeys(found))[:limit])
 
 
 def clauses(text: str, turn: int) -> list[Clause]:
     """Take a message apart into the things it asks for."""
-    parts = (part.strip() for part in _CLAUSE.split(text[:20_000]))
+    parts = (part.strip() for part in _CLAUSE.split(text[:LONG]))
     return [Clause(part, turn, stems(part)) for part in parts if part and stems(part)]
 
 
@@ -117,15 +128,9 @@ def requests(messages: Sequence[Message]) -> list[Clause]:
 
 def prose(text: str) -> str:
     """Return the text without the JSON in it and without a listing of tools: what is left is meant for a reader."""
-    decoder, start = json.JSONDecoder(), 0
-    while opening := _OPENING.search(text, start):
-        try:
-            value, end = decoder.raw_decode(text, opening.start())
-        except (ValueError, RecursionError):
-            start = opening.start() + 1
-            continue
-        text = text[: opening.start()] + ("" if value else text[opening.start() : end]) + text[end:]
-        start = opening.start() + (0 if value else end - opening.start())
+    text = text[:LONG]
+    for start, end, value in reversed(_spans(text)):
+        text = text[:start] + text[end:] if value else text
     lines = text.splitlines()
     listing = [line for line in lines if LISTED.match(line)]
     return "\n".join(line for line in lines if line not in listing) if len(listing) > 1 else text
@@ -141,15 +146,21 @@ def facts(messages: Sequence[Message]) -> list[Fact]:
             found.extend(_said(message.text, turn))
             found.extend(fact for value in documents(message.text) for fact in _fields(value, turn))
         elif message.role is Role.TOOL and not failed(message):
-            values = documents(message.text)
-            found.extend(fact for value in values for fact in _fields(value, turn))
-            bare = message.text.strip().strip('"')
-            if not values and re.fullmatch(r"[\w#-]{2,40}", bare):
-                maker = message.tool_name or makers.get(message.tool_call_id, "")
-                found.append(Fact(maker, bare, "id", turn, stems(maker), said=False))
-            elif not values:
-                found.extend(_said(message.text, turn, said=False))
+            maker = message.tool_name or makers.get(message.tool_call_id, "")
+            found.extend(replace(fact, source=maker) for fact in _returned(message.text, turn, maker))
     return found
+
+
+def _returned(text: str, turn: int, maker: str) -> Iterator[Fact]:
+    values, bare = documents(text), text.strip().strip('"')
+    if not values and re.fullmatch(
+        r"[\w#-]{2,40}", bare
+    ):  # the whole answer is one id: it is what the tool is named for
+        yield Fact(maker, bare, "id", turn, stems(maker), said=False)
+    elif not values:
+        yield from _said(text, turn, said=False)
+    for value in values:
+        yield from _fields(value, turn)
 
 
 def failed(message: Message) -> bool:
@@ -158,20 +169,28 @@ def failed(message: Message) -> bool:
 
 
 def documents(text: str) -> list[JSON]:
-    """Return the JSON objects and arrays that stand in a text, at most fifty."""
-    decoder, found, start = json.JSONDecoder(), list[JSON](), 0
-    while len(found) < 50 and (opening := _OPENING.search(text, start)):
+    """Return the JSON objects and arrays that stand in a text, empty ones left out."""
+    return [value for _, _, value in _spans(text) if value]
+
+
+def _spans(text: str) -> list[tuple[int, int, JSON]]:
+    """Find JSON in a text: where it starts and ends, and its value. A bounded number of places is tried."""
+    decoder, found, start = json.JSONDecoder(), list[tuple[int, int, JSON]](), 0
+    for _ in range(200):
+        opening = _OPENING.search(text, start)
+        if opening is None:
+            break
         try:
             value, start = decoder.raw_decode(text, opening.start())
         except (ValueError, RecursionError):
             start = opening.start() + 1
             continue
-        if value:
-            found.append(value)
+        found.append((opening.start(), start, value))
     return found
 
 
-def _said(text: str, turn: int, *, said: bool = True) -> Iterator[Fact]:
+def _said(text: str, turn: int, *, said: bool = True) -> Iterator[Fact]:  # noqa: C901 - one loop for each kind
+    text = text[:LONG]
     place = _ADDRESS.search(text)
     if place:
         around = stems(place.group())
@@ -193,7 +212,7 @@ def _said(text: str, turn: int, *, said: bool = True) -> Iterator[Fact]:
                     float(value) if kind == "number" and "." in value else int(value) if kind == "number" else value
                 )
                 yield Fact(kind, number, kind, turn, part.stems, said)
-    for match in () if _NAME.search(text) else _CAPITALS.finditer(text):
+    for match in () if _NAME.search(text) or _EMAIL.search(text) or not _ZIP.search(text) else _CAPITALS.finditer(text):
         if not (place and match.group(1) in place.group()):
             yield Fact("name", match.group(1), "name", turn, stems(match.group(1)), said)
 

@@ -1,7 +1,7 @@
-"""How a simulated model fills a JSON schema: choices by the words they share with the conversation, plans from the tools.
+"""How a simulated model fills a JSON schema: choices by the words they share with the prompt, plans from the tools.
 
-The result is valid against the schema for the keywords models are given in practice: type, enum, const, properties, required,
-items, bounds on numbers, lengths and counts, unions, references. Recursion ends at `DEPTH`.
+The result is valid against the schema for the keywords models are given in practice: type, enum, const, properties,
+required, items, bounds on numbers, lengths and counts, unions, references. Recursion ends at `DEPTH`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from waywiser.core.calls import JSON, Tool
 from waywiser.upstream.simulated_arguments import Schema, nearest, properties, required, resolve
 from waywiser.upstream.simulated_reading import Clause, keywords, stems
-from waywiser.upstream.simulated_tools import Reading, chain, goals
+from waywiser.upstream.simulated_tools import THINGS, Reading, chain, goals
 
-DEPTH = 8
+DEPTH = 12
 _AGREES = frozenset(
     [
         "ok",
@@ -54,6 +54,7 @@ _TASK_WORDS = frozenset(
 )
 _DEPENDS = re.compile(r"depend|after|needs|requires|prereq|parents|inputs_from")
 _DEGREE = re.compile(r"confiden|score|probab|rating|quality|certain|relevan|grade")
+_PEOPLE = stems("customer")
 _HURRY = frozenset(["urgent", "immediately", "asap", "emergency", "now", "angry", "terrible", "critical", "today"])
 
 
@@ -69,6 +70,11 @@ class Brief:
     guidance: str
     text: str
     second: bool = False
+
+    @property
+    def topic(self) -> str:
+        """What the request is about, in a few of its own words."""
+        return keywords(" ".join(clause.text for clause in self.reading.asked), 6)
 
     @property
     def request(self) -> str:
@@ -97,31 +103,28 @@ def fill_schema(schema: Schema, brief: Brief) -> JSON:
 def tasks(brief: Brief) -> list[Task]:
     """Break the request down: one chain of tools for each thing asked; what two chains share is done once."""
     found: dict[tuple[str, str], Task] = {}
-    order: list[tuple[str, str]] = []
-    wants = goals(brief.tools, brief.reading.asked, brief.reading.known)
-    for tool, want in wants:
-        before: int | None = None
-        for link in chain(tool, want, brief.tools, brief.reading):
-            shared = bool(stems(link.name) & stems("customer user account"))
-            key = (link.name, "" if shared else want.anchor)
-            if key not in found:
-                about = f"{want.anchor}: " if want.anchor and want.anchor not in want.clause.text else ""
-                text = f"{link.name.replace('_', ' ').capitalize()} for: {about}{want.clause.text}"
-                found[key] = Task(text, link.name, () if before is None else (before,))
-                order.append(key)
-            before = order.index(key)
+    for tool, want in goals(brief.tools, brief.reading.asked, brief.reading.known):
+        links = chain(tool, want, brief.tools, brief.reading)
+        # who is asking is found out once, whatever is asked
+        keys = {link: (link.name, "" if stems(link.name) & _PEOPLE else want.anchor) for link in links}
+        for link, sources in links.items():
+            order = list(found)
+            about = f"{want.anchor}: " if want.anchor and want.anchor not in want.clause.text else ""
+            text = f"{link.name.replace('_', ' ').capitalize()} for: {about}{want.clause.text}"
+            found.setdefault(keys[link], Task(text, link.name, tuple(order.index(keys[source]) for source in sources)))
     if found:
-        return [found[key] for key in order]
+        return list(found.values())
     return [Task(clause.text, "", ()) for clause in brief.reading.asked[-3:]] or [Task("Answer the request.", "", ())]
 
 
 def _value(name: str, schema: Schema, root: Schema, brief: Brief, depth: int) -> JSON:
+    depth -= "$ref" in str(list(schema.items())[:4])  # a recursive schema ends sooner
     schema = resolve(schema, root)
-    if "const" in schema:
-        return schema["const"]
+    if "const" in schema or depth < 0:
+        return schema.get("const")
     choices = schema.get("enum")
     if isinstance(choices, list) and choices:
-        return _choose(name, choices, schema, brief)
+        return _choose(choices, schema, brief)
     kind = schema.get("type")
     kind = next((k for k in kind if k != "null"), "null") if isinstance(kind, list) else kind
     kind = kind or ("object" if "properties" in schema else "array" if "items" in schema else "string")
@@ -150,7 +153,7 @@ def _object(schema: Schema, root: Schema, brief: Brief, depth: int) -> JSON:
 
 
 def _array(name: str, schema: Schema, root: Schema, brief: Brief, depth: int) -> JSON:
-    least = _whole(schema.get("minItems"), 0)
+    least = min(_whole(schema.get("minItems"), 0), 1000)
     most = _whole(schema.get("maxItems"), 12)
     items = schema.get("items")
     item = resolve(items, root) if isinstance(items, dict) else {"type": "string"}
@@ -215,7 +218,7 @@ def _task_value(task: Task, place: int, item: Schema, root: Schema, brief: Brief
     return filled
 
 
-def _choose(name: str, choices: Sequence[JSON], schema: Schema, brief: Brief) -> JSON:
+def _choose(choices: Sequence[JSON], schema: Schema, brief: Brief) -> JSON:
     """Take the choice whose own words, or whose explanation in the prompt, share most with the newest request."""
     told = f"{brief.guidance}\n{schema.get('description', '')}"
     agreeing = [choice for choice in choices if str(choice).lower() in _AGREES]
@@ -227,7 +230,11 @@ def _choose(name: str, choices: Sequence[JSON], schema: Schema, brief: Brief) ->
         explained = stems(" ".join(lines)) - own if len(lines) < 3 else frozenset[str]()
         weight = 0.0
         for clause in asked:
-            weight += 2.0 * len(own & clause.stems) + 0.5 * len(explained & clause.stems)
+            weight += (
+                2.0 * len(own & clause.stems - THINGS)
+                + 0.7 * len(own & clause.stems & THINGS)
+                + 0.5 * len(explained & clause.stems)
+            )
         weight += 0.4 * (str(choice).lower() in {"other", "general", "none", "unknown", "question"}) + 0.3 * (
             choice in agreeing
         )
@@ -285,7 +292,7 @@ def _bounded(name: str, schema: Schema, brief: Brief, *, whole: bool) -> int | f
     return math.ceil(value - 1e-9) if whole else round(value, 4)
 
 
-def _string(name: str, schema: Schema, brief: Brief) -> str:
+def _string(name: str, schema: Schema, brief: Brief) -> str:  # noqa: PLR0911 - a table of names
     words = set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
     known = [fact for fact in brief.reading.known if isinstance(fact.value, str)]
     exact = [
@@ -305,9 +312,11 @@ def _string(name: str, schema: Schema, brief: Brief) -> str:
     if words & {"language", "lang", "locale"}:
         return _fitting("en", schema)
     if words & {"query", "topic", "title", "subject", "keywords", "label", "category", "intent", "name"}:
-        return _fitting(keywords(brief.request, 6) or "request", schema)
+        return _fitting(brief.topic or "request", schema)
     if words & {"reason", "rationale", "why", "explanation", "reasoning", "because"}:
-        return _fitting(f"The request speaks of {keywords(brief.request, 5) or 'nothing in particular'}.", schema)
+        return _fitting(f"The request speaks of {brief.topic or 'nothing in particular'}.", schema)
+    if words & {"feedback", "critique", "issue", "issues", "problem", "problems", "missing"}:
+        return _fitting(f"Say more about {brief.topic}." if brief.second else "Nothing to correct.", schema)
     if words & {"goal", "task", "request", "question", "instruction", "objective"}:
         return _fitting(brief.reading.asked[0].text if brief.reading.asked else "Answer the request.", schema)
     return _fitting(brief.text, schema)
@@ -316,7 +325,7 @@ def _string(name: str, schema: Schema, brief: Brief) -> str:
 def _fitting(text: str, schema: Schema) -> str:
     """Make a text meet its length bounds and, where a simple candidate does, its pattern."""
     text = text[: _whole(schema.get("maxLength"), 4000)]
-    text += "." * (_whole(schema.get("minLength"), 0) - len(text))
+    text += "." * (min(_whole(schema.get("minLength"), 0), 20_000) - len(text))
     pattern = schema.get("pattern")
     if isinstance(pattern, str):
         try:

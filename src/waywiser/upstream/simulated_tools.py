@@ -1,8 +1,8 @@
 """How a simulated model picks its next tool call.
 
-Backwards from what is asked: every clause of the request is matched with the tool that does it; if an argument is missing, the
-tool that could provide it comes first, and so on down to something that can be called now. A call is never made twice
-with the same arguments. Pure functions of the conversation.
+Backwards from what is asked: every clause of the request is matched with the tool that does it; if an argument is
+missing, the tool that could provide it comes first, and so on down to something that can be called now. A call is never
+made twice with the same arguments. Pure functions of the conversation.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from waywiser.upstream.simulated_arguments import Schema, Want, fill, properties
 from waywiser.upstream.simulated_reading import READING, Clause, Fact, facts, requests, stem, stems
 
 _KEEP_OUT = re.compile(r"\b(?:not|never|don't|dont|without|no)\b(?:\W+\w+){0,2}\W*$")
+_SEARCHES = stems("query question keywords topic")
+_RULES = stems("policy documents handbook knowledge")
+THINGS = stems("order item product customer address booking reservation user pending delivered agent to")
+_PEOPLE = stems("customer")
 _LOOKS = frozenset((READING, "track", "calculate", "think", "ask", "analyse", "summar"))
 
 
@@ -67,7 +71,12 @@ def canonical(arguments: str) -> str:
 
 def writes(tool: Tool) -> bool:
     """Whether the tool changes something, by its name: nothing in it says that it only looks."""
-    return not stems(tool.name) & _LOOKS
+    return not stems(tool.name) & _LOOKS and not hands_over(tool.name)
+
+
+def hands_over(name: str) -> bool:
+    """Whether a tool's name says that it passes the conversation to another agent."""
+    return re.match(r"transfer_(?:back_)?to_|hand_?off|delegate|assign_to_|ask_", name) is not None
 
 
 @lru_cache(maxsize=512)
@@ -87,7 +96,7 @@ def goals(tools: Sequence[Tool], asked: Sequence[Clause], known: Sequence[Fact] 
     """
     if not tools:
         return []
-    documents = {tool: stems(f"{tool.name} {tool.description[:400]}") for tool in tools}
+    documents = {tool: stems(f"{tool.name} {tool.description[:400]} {' '.join(_looked_up_by(tool))}") for tool in tools}
     weight = _rarities(list(documents.values()))
     found: dict[tuple[str, str], tuple[Tool, Want]] = {}
     for clause in asked:
@@ -101,12 +110,35 @@ def goals(tools: Sequence[Tool], asked: Sequence[Clause], known: Sequence[Fact] 
         tool = tools[-place]
         for anchor in ids or [""]:
             found.setdefault((tool.name, anchor), (tool, Want(clause, anchor)))
+    if not found:
+        found = _general(tools, documents, asked)
     named = {name for name, anchor in found if anchor}
     return [goal for (name, anchor), goal in found.items() if anchor or name not in named]
 
 
+def _general(
+    tools: Sequence[Tool], documents: Mapping[Tool, frozenset[str]], asked: Sequence[Clause]
+) -> dict[tuple[str, str], tuple[Tool, Want]]:  # fmt: skip
+    """Where no tool is plainly meant, a question is looked up with the nearest tool that takes a free query."""
+    over = [tool for tool in tools if hands_over(tool.name)]
+    able = over + [tool for tool in tools if _looked_up_by(tool) and not writes(tool)]
+    questions = [clause for clause in asked if over or clause.asks or "?" in clause.text]
+    if not able or not questions:
+        return {}
+    clause = questions[-1]
+    tool = max(able, key=lambda t: 2 * len(documents[t] & clause.stems) + bool(documents[t] & _RULES))
+    return {(tool.name, ""): (tool, Want(clause))} if tool not in over or documents[tool] & clause.stems else {}
+
+
+@lru_cache(maxsize=512)
+def _looked_up_by(tool: Tool) -> tuple[str, ...]:
+    """Return the descriptions of the tool's free search arguments; none when it has no such argument."""
+    fields = properties(parameters(tool))
+    return tuple(f"{field.get('description', name)}" for name, field in fields.items() if stems(name) & _SEARCHES)
+
+
 def next_steps(tools: Sequence[Tool], reading: Reading, *, careful: bool, limit: int, together: bool) -> Plan:
-    """Choose the calls to make now. `careful` looks at a thing before changing it; `together` allows several at once."""
+    """Choose the calls to make now. `careful` looks at a thing before changing it; `together` allows several."""
     steps: dict[tuple[str, str], Step] = {}
     missing: dict[str, None] = {}
     if reading.spent >= limit:
@@ -123,35 +155,55 @@ def next_steps(tools: Sequence[Tool], reading: Reading, *, careful: bool, limit:
     return Plan(tuple(steps.values())[: max(limit - reading.spent, 1)], tuple(missing))
 
 
-def chain(
-    tool: Tool, want: Want, tools: Sequence[Tool], reading: Reading, seen: frozenset[str] = frozenset()
-) -> list[Tool]:
-    """Return the tools that lead to `tool`, first to last and itself at the end, for a plan made before any call."""
-    seen |= {tool.name}
-    path: list[Tool] = []
-    if properties(parameters(tool)):
-        _, missing = fill(parameters(tool), want, reading.known, reading.asked)
-        sources = (_producers(name, tool, tools, seen) for name in missing)
-        for options in sources:
-            path += chain(options[0], want, tools, reading, seen) if options else []
-    if writes(tool):  # look at the thing before changing it
-        nouns = stems(tool.name) - {stem(tool.name.split("_")[0])}
-        looks = [t for t in tools if READING in stems(t.name) and nouns & stems(t.name) and t.name not in seen]
-        path += (
-            [min(looks, key=lambda t: (len(stems(t.name)), not t.name.startswith("get"), len(t.name)))] if looks else []
-        )
-    return list(dict.fromkeys([*path, tool]))
+def chain(tool: Tool, want: Want, tools: Sequence[Tool], reading: Reading) -> dict[Tool, tuple[Tool, ...]]:
+    """Return the tools that lead to `tool`, sources first and itself last, each with those whose results it needs.
+
+    Made before any call, for a plan. Where a tool's arguments are not known, its name tells what it is likely to need.
+    """
+    path: dict[Tool, tuple[Tool, ...]] = {}
+
+    def add(link: Tool, above: frozenset[str]) -> None:
+        known = properties(parameters(link))
+        missing = fill(parameters(link), want, reading.known, reading.asked)[1] if known else _guessed(link, want)
+        options = [_producers(name, link, tools, above) for name in missing]
+        sources = [found[0] for found in options if found] + (_looks(link, tools, above) if writes(link) else [])
+        for source in sources:
+            if source not in path:
+                add(source, above | {source.name})
+        path[link] = tuple(dict.fromkeys(sources))
+
+    add(tool, frozenset((tool.name,)))
+    return path
+
+
+def _guessed(tool: Tool, want: Want) -> list[str]:
+    """Likely arguments that nobody has given yet, for a tool of which only the name is known."""
+    nouns = stems(tool.name) | stems(tool.description[:200])
+    if stems(tool.name) & _PEOPLE and not writes(tool) and "order" not in stems(tool.name):
+        return []
+    needs = ["order_id"] if "order" in nouns and not want.anchor and not stems(tool.name) & {"order"} else []
+    return [*needs, "customer_id"] if writes(tool) or "list" in tool.name else needs
+
+
+def _looks(tool: Tool, tools: Sequence[Tool], above: frozenset[str]) -> list[Tool]:
+    """Return the tool that shows the thing `tool` changes: looking comes before changing."""
+    nouns = stems(tool.name) - {stem(tool.name.split("_")[0])}
+    looks = [t for t in tools if READING in stems(t.name) and t.name not in above and not stems(t.name) & _PEOPLE]
+    by_name = [t for t in looks if nouns & stems(t.name)]
+    found = by_name or [t for t in looks if nouns & stems(t.description) and t.name.startswith("get")]
+    return sorted(found, key=lambda t: (len(stems(t.name)), not t.name.startswith("get"), len(t.name)))[:1]
 
 
 def _towards(
-    tool: Tool, want: Want, tools: Sequence[Tool], reading: Reading, seen: frozenset[str], lacking: list[str], *, careful: bool
+    tool: Tool, want: Want, tools: Sequence[Tool], reading: Reading, seen: frozenset[str], lacking: list[str], *,
+    careful: bool,
 ) -> Step | None:  # fmt: skip
     """Return the first call on the way to `tool`, or None when it is done or cannot be reached."""
     arguments, missing = fill(parameters(tool), want, reading.known, reading.asked)
     here = Step(tool, arguments)
     seen |= {tool.name}
     if not missing:
-        if _done(here, reading):
+        if _done(here, reading) or _identified(tool, reading):
             return None
         first = _look_first(here, tools, reading) if careful and writes(tool) else None
         return first or here
@@ -177,7 +229,7 @@ def _look_first(step: Step, tools: Sequence[Tool], reading: Reading) -> Step | N
 
 
 def _producers(name: str, tool: Tool, tools: Sequence[Tool], seen: frozenset[str]) -> list[Tool]:
-    """Reading tools that could return the argument `name`, likeliest first: named by its description, then by its noun."""
+    """Reading tools that could return the argument `name`, likeliest first: by its description, then by its noun."""
     told = str(properties(parameters(tool)).get(name, {}).get("description", ""))
     nouns = stems(name) - stems("id number code new")
     ranked = []
@@ -195,20 +247,17 @@ def _score(tool: Tool, document: frozenset[str], clause: Clause, weight: Mapping
     name = stems(tool.name)
     shared_name, shared = name & clause.stems - {READING}, document & clause.stems - {READING}
     score = 1.2 * sum(weight[s] for s in shared_name) + 0.6 * sum(weight[s] for s in shared - shared_name)
-    if not shared_name and len(shared) < 2:
-        return 0.0
     if writes(tool):
         verbs = {
-            stem(word) for text in (tool.name.replace("_", " "), tool.description) for word in text.lower().split()[:1]
+            stem(text.split()[0]) for text in (tool.name.replace("_", " ").lower(), tool.description.lower()) if text
         }
-        verbs |= name - stems("order item product customer address booking reservation user pending delivered to agent")
-        used = verbs & clause.stems
+        used = (verbs | (name - THINGS)) & clause.stems
         if not used or (clause.asks and not named) or _negated(clause.text, used):
             return 0.0
-        score += 1.5
-    elif clause.asks and shared & stems("policy rules documents handbook knowledge"):
-        score += 0.8
-    return score
+        return score + 1.5
+    if not shared_name and len(shared) < (2 if clause.asks else 3):
+        return 0.0
+    return score + 0.8 * bool(clause.asks and shared & _RULES)
 
 
 def _negated(text: str, verbs: set[str]) -> bool:
@@ -236,6 +285,13 @@ def _settled(want: Want, reading: Reading) -> Want:
         return want
     said = [fact for fact in reading.known if fact.kind == "id" and fact.said and fact.turn <= want.clause.turn]
     return replace(want, anchor=str(said[-1].value)) if len({fact.value for fact in said}) == 1 else want
+
+
+def _identified(tool: Tool, reading: Reading) -> bool:
+    """Whether the tool only finds out who is speaking, and an earlier result has told."""
+    if writes(tool) or not stems(tool.name) & _PEOPLE or any(n.endswith("id") for n in required(parameters(tool))):
+        return False
+    return any(fact.kind == "id" and fact.source and stems(fact.key) & _PEOPLE for fact in reading.known)
 
 
 def _done(step: Step, reading: Reading) -> bool:
