@@ -1,8 +1,9 @@
 """What families of models can do, as one table: the first row whose pattern a model's name matches says it.
 
-Prices and most context windows come from the snapshot; abilities, output limits and generations are kept by nobody in a
-form that could be read, so they stand here, from the providers' own documentation. The table is conservative: an
-ability that is missing costs a candidate, one that is wrongly there costs a failed call. A policy can add what is missing.
+Prices and most context windows come from the snapshot; abilities, output limits and generations are kept by nobody in
+a form that could be read, so they stand here, from the providers' own documentation. The table is conservative: an
+ability that is missing costs a candidate, one that is wrongly there costs a failed call. A policy can add what is
+missing.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ FAMILIES: Final = (
     _F(r"^o3-mini", "tjr", 2025, 200_000, 100_000),
     _F(r"^o[134]", "tjvfr", 2025, 200_000, 100_000),
     # Anthropic. Since 4.6 an assistant prefill is refused; since Opus 4.7 another tokenizer is used.
-    _F(r"^claude-(opus|sonnet|haiku|fable|mythos)-([5-9])|^claude-[5-9]", "tjvfrw", 2026, 200_000, 64_000, "claude_2026", 4096),
+    _F(r"^claude-([a-z]+-)?[5-9]", "tjvfrw", 2026, 200_000, 64_000, "claude_2026", 4096),
     _F(r"^claude-opus-4-[78]|^claude-4-[78]-opus", "tjvfrw", 2026, 200_000, 128_000, "claude_2026", 4096),
     _F(r"^claude-opus-4-6|^claude-4-6-opus", "tjvfrw", 2026, 200_000, 128_000, "claude", 4096),
     _F(r"^claude-sonnet-4-6|^claude-4-6-sonnet", "tjvfrw", 2026, 200_000, 64_000, "claude", 2048),
@@ -104,7 +105,8 @@ FAMILIES: Final = (
     # Mistral.
     _F(r"^(mistral-7b|mistral-tiny|mixtral-8x7b)", "", 2023, 32_768, 4_096, "open"),
     _F(r"^mixtral", "t", 2024, 65_536, 4_096, "open"),
-    _F(r"^(pixtral|mistral-medium-(3|latest)|mistral-small-(3-[12]|2603|latest)|mistral-large-(2512|4))", "tjv", 2025, 131_072, 8_192, "open"),
+    _F(r"^pixtral|^mistral-(medium-(3|latest)|large-(2512|4))", "tjv", 2025, 131_072, 8_192, "open"),
+    _F(r"^mistral-small-(3-[12]|2603|latest)", "tjv", 2025, 131_072, 8_192, "open"),
     _F(r"^ministral-.*2512", "tjv", 2025, 262_144, 8_192, "open"),
     _F(r"^magistral", "tjr", 2025, 131_072, 8_192, "open"),
     _F(r"^(codestral|devstral)", "tj", 2025, 131_072, 8_192, "open"),

@@ -5,8 +5,8 @@ Where `quality` and `latency_ms` come from
     one public figure that orders models by strength as their own makers see it. With `p` the blended price (three parts
     input, one part output, USD per million tokens) and `y` the generation in years,
     `quality = 1 / (1 + exp(-(0.5 + log10(p) + 0.6 (y - 2025))))`:
-    it rises with the price, and the same money buys more each year. `latency_ms = 800 · sqrt(1 + p)`, doubled for models
-    that think and a third of it at providers built for speed: dearer models are larger, and larger ones slower.
+    it rises with the price, and the same money buys more each year. `latency_ms = 800 · sqrt(1 + p)`, doubled for
+    models that think and a third of it at providers built for speed: dearer models are larger, and larger ones slower.
 """
 
 from __future__ import annotations
@@ -39,25 +39,31 @@ class Catalog:
 
     def __init__(self, overrides: Iterable[Model] = (), *, on: date | None = None) -> None:
         self._on = on or datetime.now(UTC).date()
-        self._models: dict[str, Model] = {model.name: model for model in (*SIMULATED, *overrides)}
+        self._own: dict[str, Model] = {model.name: model for model in (*SIMULATED, *overrides)}
+        self._built: dict[str, Model] = {}
 
     def get(self, name: str) -> Model:
         """Look a model up by name, or by the name of a dated release (`openai/gpt-5-mini-2025-08-07`).
 
         Raises `KeyError` for a name that is not known; `closest` then says what was probably meant.
         """
-        known = self._models.get(name)
-        if known is None:
-            row = self._rows.get(name) or self._aliased(name)
-            if row is None:
-                raise KeyError(name)
+        known = self._own.get(name) or self._built.get(name)
+        if known is not None:
+            return known
+        row = self._rows.get(name)
+        if row is not None:
             # Two threads may both build the same row; the second assignment changes nothing.
-            known = self._models[name] = build(name, row, self._on)
-        return known
+            self._built[name] = built = build(name, row, self._on)
+            return built
+        row = self._aliased(name)
+        if row is None:
+            raise KeyError(name)
+        # Not kept: names of releases come from outside and there is no end of them.
+        return build(name, row, self._on)
 
     def __contains__(self, name: str) -> bool:
         """Whether `get` would find a model."""
-        return name in self._models or name in self._rows or self._aliased(name) is not None
+        return name in self._own or name in self._rows or self._aliased(name) is not None
 
     def __iter__(self) -> Iterator[Model]:
         """Every model, in the order of names."""
@@ -65,18 +71,18 @@ class Catalog:
 
     def names(self) -> tuple[str, ...]:
         """Names of all models, sorted; the names of dated releases are left out."""
-        return tuple(sorted(self._models.keys() | self._rows.keys()))
+        return tuple(sorted(self._own.keys() | self._rows.keys()))
 
     def closest(self, name: str) -> str:
         """What was probably meant by a name that is not known; empty when nothing comes near.
 
         A name without its provider (`gpt-5-mini`) finds the provider that made the model.
         """
-        names = self.names()
         if "/" not in name:
-            for candidate in sorted(names, key=lambda full: (full.count("/"), len(full))):
-                if candidate.endswith(f"/{name}"):
-                    return candidate
+            for provider in ("openai", "anthropic", "google", *PROVIDERS):
+                if (full := f"{provider}/{name}") in self:
+                    return full
+        names = self.names()
         provider = name.partition("/")[0]
         same = [candidate for candidate in names if candidate.startswith(f"{provider}/")]
         found = get_close_matches(name, same or names, n=1, cutoff=0.6) or get_close_matches(
@@ -86,9 +92,7 @@ class Catalog:
 
     def with_overrides(self, models: Iterable[Model]) -> Catalog:
         """Return a catalogue in which these models win over those of the same name."""
-        other = Catalog(on=self._on)
-        other._models = {**self._models, **{model.name: model for model in models}}
-        return other
+        return Catalog((*self._own.values(), *models), on=self._on)
 
     @cached_property
     def _rows(self) -> Mapping[str, snapshot.Row]:
@@ -111,6 +115,8 @@ class Catalog:
         provider, _, remote = name.partition("/")
         best: tuple[int, snapshot.Row] | None = None
         for row in snapshot.load().rows.get(provider, ()):
+            if row[0] in {f"{remote}-preview", f"{remote}-latest"}:
+                return row
             for stem in (row[0], *row[3]):
                 if (
                     remote.startswith(stem)
@@ -124,7 +130,11 @@ class Catalog:
 def build(name: str, row: snapshot.Row, on: date) -> Model:
     """Make a model of a row of the snapshot, its provider and its family. Prices are those in force on a day."""
     provider_name, _, remote = name.partition("/")
+    if row[0].startswith(f"{remote}-"):
+        remote = row[0]  # a name without the provider's `-preview` or `-latest` is understood, but has to be sent whole
     provider, kin, prices = PROVIDERS[provider_name], family(row[0]), snapshot.prices(row, on)
+    if not remote.startswith(provider.remote_prefix):
+        remote = provider.remote_prefix + remote
     abilities = kin.abilities - provider.never
     context = row[1] or kin.context_tokens
     # A tier that begins beyond the window can never be reached.

@@ -60,7 +60,7 @@ _RANKS: Final = {
     ),
     "cl100k_base": _Ranks(
         "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
-        "|".join(
+        "|".join(  # noqa: FLY002 - one alternative a line reads better
             (
                 r"'(?i:[sdmt]|ll|ve|re)",
                 r"[^\r\n\p{L}\p{N}]?+\p{L}++",

@@ -4,8 +4,12 @@ Byte-pair merging joins what often stands together. So each byte is put into one
 letter, capitals, digits, kinds of punctuation, leads and tails of UTF-8), and every pair of neighbouring classes has a
 weight: the part of a token that begins there on average. The weights were fitted by non-negative least squares on the
 relative error, and the sum is raised by `MARGIN_PERCENT`, because a route chosen on too low a count is worse than one
-chosen on too high a count. `tests/catalog/fit_token_estimate.py` fits them again; the figures for texts of sources that
-were not fitted on are in `tests/catalog/test_estimate.py`, which holds them.
+chosen on too high a count. `tests/catalog/fit_token_estimate.py` fits them again.
+
+On prompts of 500 tokens from sources that were not fitted on (prompts, questions, support and office agents) and on
+unseen sentences in 75 languages, 90% of estimates lie between 5% under and 19% over the exact count, half of them
+within 2% under and 14% over; `tests/catalog/test_estimate.py` holds it to that. Random hex and base64 may be off by a
+third. An 8 kB text takes 0.02 ms, where counting takes 0.2 ms and loading the ranks 200 ms once.
 """
 
 from __future__ import annotations
@@ -28,8 +32,8 @@ _GROUPS: Final = (
     ",;:!?", "()[]{}<>", "\"'`", "\\", "$%&+@^|~",
 )  # fmt: skip
 _BYTE_RANGES: Final = (
-    # the four quarters of continuation bytes tell capitals from small letters in Greek and Cyrillic
-    (0x80, 0x8F), (0x90, 0x9F), (0xA0, 0xAF), (0xB0, 0xBF),
+    # Eighths of the continuation bytes tell neighbouring scripts, and small letters from capitals, apart.
+    (0x80, 0x87), (0x88, 0x8F), (0x90, 0x97), (0x98, 0x9F), (0xA0, 0xA7), (0xA8, 0xAF), (0xB0, 0xB7), (0xB8, 0xBF),
     (0xC2, 0xC3),  # western European letters
     (0xC4, 0xCF),  # other Latin, Greek
     (0xD0, 0xD1),  # Cyrillic

@@ -18,9 +18,10 @@ A = Ability
 class Provider:
     """One provider's endpoint.
 
-    `api` picks the codec. `never` lists what the endpoint does not pass on, whatever the model behind it can do.
+    `api` picks the codec; `remote_prefix` is what the provider puts before the names that people use; `never` lists
+    what the endpoint does not pass on, whatever the model behind it can do.
     `cache_ttl_s` and `cache_min_tokens` describe its prompt cache (0: none that is documented). `regions` is set only
-    where the provider says that requests are answered there by default; an account with a residency is a user's override.
+    where the provider says that requests are answered there by default; an account's residency is a user's override.
     """
 
     base_url: str
@@ -30,6 +31,7 @@ class Provider:
     never: frozenset[Ability] = frozenset()
     cache_ttl_s: float = 0.0
     cache_min_tokens: int = 1024
+    remote_prefix: str = ""
 
 
 _SEARCH = frozenset({A.WEB_SEARCH})
@@ -70,7 +72,12 @@ PROVIDERS: Final = MappingProxyType(
         ),
         "groq": Provider("https://api.groq.com/openai/v1", "GROQ_API_KEY", never=frozenset({A.LOGPROBS}) | _SEARCH),
         "together": Provider("https://api.together.xyz/v1", "TOGETHER_API_KEY", never=_SEARCH),
-        "fireworks": Provider("https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY", never=_SEARCH),
+        "fireworks": Provider(
+            "https://api.fireworks.ai/inference/v1",
+            "FIREWORKS_API_KEY",
+            never=_SEARCH,
+            remote_prefix="accounts/fireworks/models/",
+        ),
         "cerebras": Provider("https://api.cerebras.ai/v1", "CEREBRAS_API_KEY", never=_SEARCH),
         "x-ai": Provider("https://api.x.ai/v1", "XAI_API_KEY", cache_ttl_s=300, cache_min_tokens=1024),
         # Its response_format takes another shape than a json_schema, and stream_options is refused.

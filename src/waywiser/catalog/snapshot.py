@@ -6,7 +6,7 @@ installed genai-prices says. Nothing here ever asks the network.
 
 The file is JSON: `{"genai_prices": version, "models": {provider: [[id, context, names, stems, epochs], …]}}`.
 `names` are other exact names of the model, `stems` the beginnings of dated ones. `epochs` is a list of
-`[first day or "", [[above_tokens, input, output, cached, cache_write], …]]`, oldest first, prices in pico-dollars a token.
+`[first day or "", [[above_tokens, input, output, cached, cache_write], …]]`, oldest first, in pico-dollars a token.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
+from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -28,7 +29,7 @@ from waywiser.catalog.providers import PROVIDERS
 from waywiser.core.models import Price
 
 if TYPE_CHECKING:
-    from genai_prices.types import MatchLogic, ModelInfo, ModelPrice
+    from genai_prices.types import MatchLogic, ModelInfo, ModelPrice, TieredPrices
 
 FILE: Final = "snapshot.json"
 
@@ -139,21 +140,26 @@ def _dearest(one: list[list[int]], other: list[list[int]]) -> list[list[int]]:
 
 def _rows(price: ModelPrice) -> list[list[int]]:
     """Rows of `[above, input, output, cached, cache_write]`; none when tokens are not what is paid for."""
+    from genai_prices.types import TieredPrices  # noqa: PLC0415
+
     fields = {name: getattr(price, f"{name}_mtok") for name in ("input", "output", "cache_read", "cache_write")}
     if fields["input"] is None or fields["output"] is None or price.requests_kcount is not None:
         return []
     for missing in ("cache_read", "cache_write"):
         if fields[missing] is None:
             fields[missing] = fields["input"]
+    if not isinstance(fields["input"], TieredPrices) and not isinstance(fields["cache_read"], TieredPrices):
+        # Resellers' averages can put reading from a cache above reading afresh; nobody is charged that.
+        fields["cache_read"] = min(fields["cache_read"], fields["input"])
     starts = {0} | {tier.start for value in fields.values() for tier in getattr(value, "tiers", ())}
     order = ("input", "output", "cache_read", "cache_write")
     return [[start, *(_picos(fields[name], start) for name in order)] for start in sorted(starts)]
 
 
-def _picos(value: object, above: int) -> int:
+def _picos(value: Decimal | TieredPrices, above: int) -> int:
     """Pico-dollars a token from dollars a million tokens, rounded up; of the tier that `above` begins."""
-    chosen = getattr(value, "base", value)
-    for tier in getattr(value, "tiers", ()):
+    chosen = value if isinstance(value, Decimal) else value.base
+    for tier in () if isinstance(value, Decimal) else value.tiers:
         if tier.start <= above:
             chosen = tier.price
     return int(-(-chosen * 1_000_000 // 1))

@@ -33,7 +33,7 @@ class Memo:
     """A bounded memo of what was counted, shared by threads.
 
     Two generations stand in for an exact least-recently-used order: when the young one is full it becomes the old one
-    and the old one is dropped. A lookup is one or two reads of a dict and takes no lock; at most `2 * entries` are kept.
+    and the old one is dropped. A lookup is one or two reads of a dict and takes no lock; at most `2 * entries` stay.
     """
 
     __slots__ = ("_entries", "_lock", "_old", "_young")
