@@ -108,7 +108,7 @@ def tokenizer(name: str) -> Tokenizer:
 
 
 def encoding(ranks: str) -> Encoding:
-    """Build the encoding of a rank file, once a process. Takes about 0.2 s the first time.
+    """Build the encoding of a rank file, once a process. Takes 0.2 to 0.4 s the first time.
 
     Raises `ValueError` when the file's bytes are not the published ones.
     """

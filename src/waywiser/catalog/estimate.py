@@ -9,7 +9,7 @@ chosen on too high a count. `tests/catalog/fit_token_estimate.py` fits them agai
 On prompts of 500 tokens from sources that were not fitted on (prompts, questions, support and office agents) and on
 unseen sentences in 75 languages, 90% of estimates lie between 5% under and 19% over the exact count, half of them
 within 2% under and 14% over; `tests/catalog/test_estimate.py` holds it to that. Random hex and base64 may be off by a
-third. An 8 kB text takes 0.02 ms, where counting takes 0.2 ms and loading the ranks 200 ms once.
+third. An 8 kB text takes 0.02 ms, where counting takes 0.2 ms and loading the ranks 200 to 400 ms once.
 """
 
 from __future__ import annotations

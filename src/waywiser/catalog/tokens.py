@@ -134,7 +134,7 @@ class _Counting(ABC):
 class TokenCounter(_Counting):
     """Counts exactly, with the packaged ranks. Use it where a count limits money (strict budgets).
 
-    The first count of a process loads the ranks, about 0.2 s; afterwards 2000 tokens take about a quarter of a
+    The first count of a process loads the ranks, 0.2 to 0.4 s; afterwards 2000 tokens take about a quarter of a
     millisecond, and nothing when they were counted before.
     """
 
