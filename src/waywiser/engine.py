@@ -113,6 +113,18 @@ class Engine:
         if answers is not None:
             answers.append(answer)
 
+    def close(self) -> None:
+        """Release the store and the connections of the blocking side."""
+        for upstream in set(self._upstreams.values()):
+            upstream.close()
+        self.store.close()
+
+    async def aclose(self) -> None:
+        """Release the store and all connections."""
+        for upstream in set(self._upstreams.values()):
+            await upstream.aclose()
+        self.close()
+
     def _drive(self, call: Call) -> Generator[Chunk, None, Done]:
         pipeline = Pipeline(call, self.policy, now_s=self.clock.now())
         run = pipeline.run()
@@ -128,7 +140,7 @@ class Engine:
                 elif isinstance(effect, Pull):
                     result = tally.pulled(next(stream, None))
                 elif isinstance(effect, Open):
-                    opened = self.store.open(effect.call.origin.session, effect.path, effect.now_s)
+                    opened = self.store.open(effect.call.origin.session, effect.path, effect.now_s, effect.policy)
                     result = self._situation(effect, opened)
                 elif isinstance(effect, Reserve):
                     result = self.store.reserve(effect.claim)
@@ -184,7 +196,7 @@ class Engine:
                 elif isinstance(effect, Pull):
                     result = tally.pulled(await anext(stream, None))
                 elif isinstance(effect, Open):
-                    opened = await self.store.aopen(effect.call.origin.session, effect.path, effect.now_s)
+                    opened = await self.store.aopen(effect.call.origin.session, effect.path, effect.now_s, effect.policy)
                     result = self._situation(effect, opened)
                 elif isinstance(effect, Reserve):
                     result = await self.store.areserve(effect.claim)
@@ -231,7 +243,7 @@ class Engine:
             + (self._counter.tools(call.tools, encoding) if call.tools else 0)
             for encoding in effect.encodings
         }
-        return Situation(opened.trail, opened.standings, tokens, self.health.snapshot())
+        return Situation(opened.trail, opened.standings, tokens, self.health.snapshot(), opened.costs)
 
     def _thought(self, effect: Effect[object]) -> object:
         """Perform what needs no waiting."""

@@ -61,7 +61,7 @@ class Origin:
 
     `path` names the subgraphs from the outside in; `node_role` is what the compiled graph says of the node
     (`entry`, `tool_loop`, `final`, `fan_out`, …); `kind` is set when somebody declared it and `kind_by` says who;
-    `task_id` is LangGraph's, the same again when the runtime repeats a task.
+    `task_id` is LangGraph's, the same again when the runtime repeats a task; `state` digests the graph's state.
     """
 
     session: str = ""
@@ -75,6 +75,7 @@ class Origin:
     kind: str = ""
     kind_by: str = ""
     task_id: str = ""
+    state: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

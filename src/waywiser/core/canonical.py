@@ -21,35 +21,40 @@ _ALIKE_CELLS = 12  # of 16: texts that share about three quarters of their words
 _FEWEST_WORDS = 12  # a sketch of fewer distinct words is mostly chance
 _SKETCHED_CHARS = 4000
 _MASKED_CHARS = 20_000
+_ERROR_CHARS = 600
 
-_SPACE = re.compile(r"\s+")
 _NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d{0,14})(?:\.\d{1,15})?(?:[eE][+-]?\d{1,2})?")
 _WORD = re.compile(r"\w+")
 _DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
 
-# What changes from one identical answer to the next: an ISO date with its time, a time of day with seconds, seconds or
-# milliseconds since 1970, a UUID, a long hexadecimal run (traces, hashes), a memory address.
-_VOLATILE = re.compile(
-    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
-    r"|\b\d{1,2}:\d\d:\d\d(?:[.,]\d+)?"
-    r"|\b1[5-9]\d{8}(?:\d{3})?(?:\.\d+)?\b"
-    r"|\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b"
-    r"|\b(?=[a-fA-F]*\d)(?=\d*[a-fA-F])[0-9a-fA-F]{16,}\b"
-    r"|\b0x[0-9a-fA-F]{4,}\b"
+# What changes from one identical answer to the next. Each pattern is guarded by a cheap test of whether it can match,
+# and begins with a plain character class, which the regular expression engine skips to quickly.
+_HAS_CLOCK = re.compile(r":\d\d")
+_CLOCK = re.compile(
+    r"\d\d\d\d-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?|\d\d?:\d\d:\d\d(?:[.,]\d+)?"
 )
+_EPOCH = re.compile(r"1(?<!\w1)[5-9]\d{8}(?:\d{3})?(?:\.\d+)?\b")  # seconds or milliseconds since 1970
+_HAS_HEX = re.compile(r"[0-9a-fA-F]{8}[0-9a-fA-F-]{8}")
+_HEX = re.compile(
+    r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|(?=[a-fA-F]*\d)(?=\d*[a-fA-F])[0-9a-fA-F]{16,}"
+)
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}")
 # The same, told by the name of its field.
-_VOLATILE_FIELD = re.compile(
+_FIELD_WORDS = ("equest", "race", "pan", "orrelation", "lapsed", "uration", "atency", "took", "imestamp", "nonce")
+_FIELD = re.compile(
     r"""(["'](?:(?:request|trace|span|correlation)_?id|elapsed\w*|duration\w*|latency\w*|took\w*|timestamp|nonce)["']\s*:\s*)"""
     r"""(?:"[^"]*"|'[^']*'|[\d.eE+-]+)""",
     re.IGNORECASE,
 )
+_ERROR_WORDS = ("error", "false", "failed")
 _ERROR_START = re.compile(
-    r"\W*(?:\w*error|\w*exception|traceback|fail(?:ed|ure)|fatal|invalid|unauthori[sz]ed|forbidden|not found"
+    r"\W*(?:http\S*\s+)?(?:[45]\d\d\s+(?=bad |unauth|forbidden|not |method|conflict|too |internal|service|gateway)"
+    r"|\w*error|\w*exception|traceback|fail(?:ed|ure)|fatal|invalid|unauthori[sz]ed|forbidden|not found"
     r"|timed? ?out|unable to|could ?n[o']t|can ?not|no such)\b",
     re.IGNORECASE,
 )
 _ERROR_FIELD = re.compile(
-    r"""["']error["']\s*:\s*(?!null|none|false|""|''|\[\]|\{\}|0\b)"""
+    r"""["']error["']\s*:\s*(?!\s|null|none|false|""|''|\[\]|\{\}|0\b)"""
     r"""|["'](?:success|ok)["']\s*:\s*false|["']is_?error["']\s*:\s*true|["']status["']\s*:\s*["'](?:error|failed)["']""",
     re.IGNORECASE,
 )
@@ -75,12 +80,12 @@ def canonical_arguments(arguments: str) -> str:
         decoded: JSON = json.loads(arguments or "{}")
         return json.dumps(_plain(decoded), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     except (ValueError, RecursionError):
-        return _SPACE.sub(" ", arguments).strip()
+        return " ".join(arguments.split())
 
 
 def _plain(value: JSON) -> JSON:
     if isinstance(value, str):
-        text = _SPACE.sub(" ", value).strip()
+        text = " ".join(value.split())
         # Leading zeros are part of a zip code or an id, so such a text stays a text.
         return _plain_number(float(text)) if _NUMBER.fullmatch(text) else text
     if isinstance(value, float):
@@ -98,7 +103,7 @@ def _plain_number(value: float) -> int | float:
 
 def without_numbers(text: str) -> str:
     """Replace every number and volatile part by `#`: what is left is the same for a call that only counts."""
-    return _DIGITS.sub("#", _VOLATILE.sub("#", text))
+    return _DIGITS.sub("#", _without_volatile(text))
 
 
 def masked(text: str) -> str:
@@ -107,48 +112,59 @@ def masked(text: str) -> str:
     Only the first 20 000 characters are masked; what follows is compared as it is.
     """
     head, rest = text[:_MASKED_CHARS], text[_MASKED_CHARS:]
-    if '"' in head or "'" in head:
-        head = _VOLATILE_FIELD.sub(r"\1#", head)
-    return _SPACE.sub(" ", _VOLATILE.sub("#", head)).strip() + rest
+    if any(word in head for word in _FIELD_WORDS):
+        head = _FIELD.sub(r"\1#", head)
+    return " ".join(_without_volatile(head).split()) + rest
+
+
+def _without_volatile(text: str) -> str:
+    if _HAS_CLOCK.search(text) is not None:
+        text = _CLOCK.sub("#", text)
+    text = _EPOCH.sub("#", text)
+    if _HAS_HEX.search(text) is not None:
+        text = _HEX.sub("#", text)
+    return _ADDRESS.sub("#", text) if "0x" in text else text
 
 
 def reads_as_error(text: str) -> bool:
     """Tell whether a tool's answer reports a failure; for surfaces that do not mark it."""
-    return _ERROR_START.match(text) is not None or _ERROR_FIELD.search(text, 0, 600) is not None
+    if _ERROR_START.match(text) is not None:
+        return True
+    head = text[:_ERROR_CHARS].lower()
+    return any(word in head for word in _ERROR_WORDS) and _ERROR_FIELD.search(head) is not None
 
 
-def text_digest(text: str) -> bytes:
-    """Digest the words of a text; case, punctuation and spacing do not count. Empty for a text without words."""
-    words = _WORD.findall(text.casefold())
-    if words:
-        return short_digest(" ".join(words))
-    bare = text.strip()
-    return short_digest(bare) if bare else b""
+def text_marks(text: str) -> tuple[bytes, int]:
+    """Digest the words of a text, and hash them so that similar texts have similar hashes.
 
+    Letter case, punctuation and spacing do not count; the digest of a text without words is that of its signs, of an
+    empty one empty. The hash is 64 bits; it leaves out words with digits in them, and is 0 where nothing is left. It
+    looks at the first 4000 characters.
 
-def similarity_hash(text: str) -> int:
-    """64 bits that stay mostly the same when a few words change; 0 for a text without words.
-
-    One-permutation min-hash (Li, Owen & Zhang, 2012): each distinct word falls by its hash into one of 16 cells, and a
-    cell keeps 4 bits of its least hash, so the share of equal cells estimates the Jaccard similarity of the two sets of
-    words. Numbers do not count. A text of few words is hashed whole: it is alike only when equal but for numbers.
-    Looks at the first 4000 characters.
+    The hash is a one-permutation min-hash (Li, Owen & Zhang, 2012): each distinct word falls by its own hash into one
+    of 16 cells, and a cell keeps 4 bits of its least one, so the share of equal cells estimates the Jaccard similarity
+    of the two sets of words. A text of few words is hashed whole instead: it is alike only when equal but for numbers.
     """
-    words = set(_WORD.findall(without_numbers(text[:_SKETCHED_CHARS].casefold())))
+    folded = text.casefold()
+    words = _WORD.findall(folded)
     if not words:
-        return 0
-    if len(words) < _FEWEST_WORDS:
-        plain = " ".join(_WORD.findall(without_numbers(text[:_SKETCHED_CHARS].casefold())))
-        return int.from_bytes(short_digest(plain), "little") or 1
-    least = [0xFFFFFFFF] * _CELLS
-    for word in words:
-        value = crc32(word.encode("utf-8", "surrogatepass"))
-        cell = value & (_CELLS - 1)
-        least[cell] = min(least[cell], value)
-    sketch = 0
-    for value in least:
-        sketch = sketch << _CELL_BITS | (value >> 8) & ((1 << _CELL_BITS) - 1)
-    return sketch or 1
+        bare = folded.strip()
+        return (short_digest(bare) if bare else b""), 0
+    joined = " ".join(words)
+    if len(folded) > _SKETCHED_CHARS:
+        words = _WORD.findall(folded[:_SKETCHED_CHARS])
+    plain = " ".join([word for word in words if word.isalpha()])
+    distinct = set(plain.encode("utf-8", "surrogatepass").split())
+    if len(distinct) < _FEWEST_WORDS:
+        sketch = int.from_bytes(short_digest(plain), "little") if plain else 0
+    else:
+        # Falling order, so that what stays in a cell is the least.
+        hashes = sorted(map(crc32, distinct), reverse=True)
+        least = {value & (_CELLS - 1): value for value in hashes}
+        sketch = 0
+        for cell in range(_CELLS):
+            sketch = sketch << _CELL_BITS | least.get(cell, 0) >> 8 & ((1 << _CELL_BITS) - 1)
+    return short_digest(joined), sketch
 
 
 def alike(one: int, other: int) -> bool:

@@ -14,6 +14,7 @@ from waywiser.core.budget import Amounts, Claim, Keep, Scope, Shortfall, Standin
 from waywiser.core.calls import Call, Usage
 from waywiser.core.models import PICOS_PER_NANO, Model, Price, cost_nanos
 from waywiser.core.policy import BudgetRule
+from waywiser.core.quantiles import History
 from waywiser.core.scoring import Candidate
 from waywiser.core.steps import StepKind
 
@@ -22,6 +23,10 @@ LEAST_OUTPUT_TOKENS = 16
 
 EXPECTED_MARGIN = 1.5
 """How much more than the expected cost an `expected` hold sets aside before quantiles are known."""
+
+QUANTILE = 0.9
+LEAST_SEEN = 8
+"""From so many steps on, an `expected` hold is the quantile of what such a step has cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +95,13 @@ def ask(
     hold: str,
     output_limit: int | None,
     now_s: float,
+    history: History | None = None,
     room: Shortfall | None = None,
 ) -> Asked | None:
-    """Make the claim for one attempt. `room` is what a first claim was told is left; None when nothing useful fits."""
+    """Make the claim for one attempt. `room` is what a first claim was told is left; None when nothing useful fits.
+
+    `history` is what such steps have cost on this model.
+    """
     tool_calls = 1 if call.tools and call.settings.tool_choice != "none" else 0
     if budget.estimate == "strict":
         model = candidate.model
@@ -112,9 +121,10 @@ def ask(
     if room is not None:
         return None
     expected = candidate.expected
-    wanted = Amounts(
-        int(candidate.expected_nanos * EXPECTED_MARGIN), expected.input_tokens + expected.output_tokens, 1, tool_calls
-    )
+    nanos = int(candidate.expected_nanos * EXPECTED_MARGIN)
+    if history is not None and history.nanos.count >= LEAST_SEEN:
+        nanos = history.nanos.quantile(QUANTILE) or nanos
+    wanted = Amounts(nanos, expected.input_tokens + expected.output_tokens, 1, tool_calls)
     least = Amounts(min(1, wanted.nanos), 1, 1, tool_calls)
     return Asked(Claim(hold, path, kind, wanted, least, now_s, now_s + budget.lease_s, keeps(budget)), output_limit)
 

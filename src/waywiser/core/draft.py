@@ -11,7 +11,7 @@ from waywiser.core.calls import Call, Failure, FailureKind, Reply, Usage
 from waywiser.core.claims import left_nanos
 from waywiser.core.effects import Situation
 from waywiser.core.judge import Judgement
-from waywiser.core.loops import said, seen
+from waywiser.core.loops import Loop, Seen, said
 from waywiser.core.models import cost_nanos
 from waywiser.core.policy import Policy
 from waywiser.core.receipt import Attempt, Receipt
@@ -93,6 +93,8 @@ class Draft:
         self._landed: InFlight | None = None
         self._sent_s: float | None = None
         self._held_nanos = 0
+        self._seen: Seen | None = None
+        self._loop = ""
         self.cost_nanos = 0
         self.emitted = False
         self.reasons: list[str] = []
@@ -100,6 +102,13 @@ class Draft:
     def opened(self, situation: Situation, path: Sequence[Scope]) -> None:
         """Note what was known when the call began."""
         self._situation, self._path = situation, path
+
+    def noticed(self, coming: Seen, loop: Loop | None, rung: str) -> None:
+        """Note what the step sees that is new, and what is done about a loop it is part of."""
+        self._seen = coming
+        if loop is not None:
+            self._loop = rung
+            self.reasons.append(f"{loop.what}: {rung or 'every rung of the ladder is used, let go on'}")
 
     def judged(self, judgement: Judgement) -> None:
         """Note what was decided (again, when a step revealed itself or is concluded)."""
@@ -154,8 +163,7 @@ class Draft:
 
     def step(self, flight: InFlight, usage: Usage, reply: Reply, now_s: float) -> StepRecord:
         """The step as the trail keeps it."""
-        saw = seen(self._call.messages)
-        spoke = said(reply)
+        saw, spoke = self._seen or Seen(0), said(reply)
         return StepRecord(
             number=self._number,
             at_s=now_s,
@@ -169,6 +177,12 @@ class Draft:
             text=spoke.text,
             text_simhash=spoke.text_simhash,
             calls=spoke.calls,
+            state=saw.state,
+            length=saw.length,
+            place=saw.place,
+            spoke=saw.spoke,
+            heard=saw.heard,
+            since=saw.since,
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cost_nanos=self.cost_nanos,
@@ -217,6 +231,7 @@ class Draft:
             reasons=tuple(self.reasons),
             classification=judgement.seen if judgement else None,
             simulated=bool(flight and flight.candidate.model.api == "simulated"),
+            loop=self._loop,
         )
 
     def _top_tier_nanos(self) -> int:

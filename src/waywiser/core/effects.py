@@ -6,7 +6,7 @@ Each effect names the type of its result: `Effect[T]` is answered by a `T`. Time
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from waywiser.core.budget import Claim, Hold, Scope, Shortfall, Standing
@@ -14,6 +14,7 @@ from waywiser.core.calls import Call, Chunk, Failure, Outcome, Reply
 from waywiser.core.classification import Classification
 from waywiser.core.health import Health
 from waywiser.core.models import Model
+from waywiser.core.quantiles import History
 from waywiser.core.receipt import Receipt
 from waywiser.core.session import Settlement
 from waywiser.core.trail import Trail
@@ -29,12 +30,16 @@ class Effect(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What is known when a call begins. `tokens` maps each encoding of the policy's models to the prompt's length."""
+    """What is known when a call begins. `tokens` maps each encoding of the policy's models to the prompt's length.
+
+    `costs` tells what a (kind, model) has cost so far, in nano-dollars.
+    """
 
     trail: Trail
     standings: tuple[Standing, ...]
     tokens: Mapping[str, int]
     health: Mapping[str, Health]
+    costs: Mapping[tuple[str, str], History] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class Open(Effect[Situation]):
 
     call: Call
     path: tuple[Scope, ...]
+    policy: str
     encodings: frozenset[str]
     now_s: float
 

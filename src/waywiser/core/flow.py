@@ -11,24 +11,28 @@ The laws of this module:
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
 from waywiser.core.budget import Amounts, Hold, Shortfall
 from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Reply, Usage
 from waywiser.core.claims import Asked, ask, scopes
-from waywiser.core.conclude import conclude, notice
+from waywiser.core.conclude import conclude, noted, notice
 from waywiser.core.draft import Draft, InFlight
 from waywiser.core.effects import Check, Effect, Emit, Open, Record, Reserve, Send, Settle, Sleep, perform
 from waywiser.core.fallback import GiveUp, Tried, next_move
 from waywiser.core.judge import Bench, Judgement, as_revealed, judge, reveal
-from waywiser.core.policy import Policy
+from waywiser.core.loops import carried, find_loop, hint_text, next_rung
+from waywiser.core.policy import LoopControl, Policy
+from waywiser.core.progress import seen
+from waywiser.core.quantiles import History
 from waywiser.core.receipt import Receipt
 from waywiser.core.scoring import Candidate
 from waywiser.core.session import Settlement
 from waywiser.core.steps import StepKind
 from waywiser.core.streams import Dropped, watch
+from waywiser.core.trail import LoopState, Trail
 
 T = TypeVar("T")
 Effects: TypeAlias = Generator[Effect[object], object, T]
@@ -72,14 +76,20 @@ class Pipeline:
         self._flight: InFlight | None = None
         self._concluding = ""
         self._jitter = 0.5
+        self._loop = LoopState()
+        self._costs: Mapping[tuple[str, str], History] = {}
 
     def run(self) -> Effects[Done]:
         """Run the call to its end."""
         policy = self._policy
         encodings = frozenset(model.encoding for tier in policy.tiers for model in tier.models)
-        situation = yield from perform(Open(self._call, self._path, encodings, self._now_s))
-        bench = Bench(policy, self._path, situation, self._now_s)
+        situation = yield from perform(Open(self._call, self._path, policy.name, encodings, self._now_s))
         self._draft.opened(situation, self._path)
+        self._costs = situation.costs
+        stopped = self._control_loop(situation.trail)
+        if stopped:
+            return (yield from self._refuse("loop_detected", stopped))
+        bench = Bench(policy, self._path, situation, self._now_s, self._loop.floor)
         judgement = yield from judge(bench, self._call)
         revealing = reveal(bench, self._call, judgement) if policy.reveal_below else None
         while True:
@@ -111,6 +121,30 @@ class Pipeline:
         self._draft.attempted(flight, used, now_s, FailureKind.CUT_SHORT, "stopped by the caller")
         receipt = self._draft.receipt(now_s, refused="cancelled")
         return self._settlement(flight, used, now_s, receipt=receipt)
+
+    def _control_loop(self, trail: Trail) -> str:
+        """Look for a loop and take the next rung of the ladder; the answer is why to stop, empty to go on."""
+        control = self._policy.loops or LoopControl()
+        origin = self._call.origin
+        coming = seen(self._call.messages, trail, control, agent=origin.agent, node=origin.node, state=origin.state)
+        self._loop = carried(trail.loop, coming)
+        loop = find_loop(trail, coming, control) if self._policy.loops is not None else None
+        rung = ""
+        if loop is not None:
+            rung, self._loop = next_rung(loop, self._loop, control.ladder)
+        self._draft.noticed(coming, loop, rung)
+        if loop is None:
+            return ""
+        if rung == "hint":
+            self._call = noted(self._call, hint_text(loop))
+        elif rung == "escalate":
+            used = max((self._policy.rank_or(step.tier) for step in trail.steps[-1:]), default=0)
+            top = len(self._policy.tiers) - 1
+            self._loop = replace(self._loop, floor=self._policy.tiers[min(used + 1, top)].name)
+        elif rung == "conclude":
+            self._concluding = loop.what
+            self._call = conclude(self._call, loop.what)
+        return loop.what if rung == "stop" else ""
 
     def _climb(self, judgement: Judgement, revealing: bool) -> Effects[Done | Dropped | str]:
         """Work down the ladder. The result is the end, a kind that showed itself, or why to conclude."""
@@ -171,6 +205,7 @@ class Pipeline:
                 hold=hold,
                 output_limit=judgement.verdict.output_limit,
                 now_s=self._now_s,
+                history=self._costs.get((judgement.step.kind, candidate.model.name)),
                 room=room,
             )
             if asked is not None:
@@ -186,9 +221,7 @@ class Pipeline:
                     continue
             if room is None:
                 raise AssertionError("a claim is only refused by the store")
-            if room.left + room.held_by_others < 1 or self._now_s + wait >= self._deadline_s:
-                return room
-            if room.held_by_others <= 0:
+            if not room.waiting_may_help or self._now_s + wait >= self._deadline_s:
                 return room
             yield from self._sleep(wait * (0.5 + self._jitter))
             wait = min(wait * 2, 0.5)
@@ -309,6 +342,7 @@ class Pipeline:
             receipt=receipt,
             step=self._draft.step(flight, usage, reply, now_s) if reply is not None else None,
             warm=self._draft.warm(flight, usage, now_s) if reply is not None else None,
+            loop=self._loop,
         )
 
     def _outbound(self, candidate: Candidate, output_limit: int | None) -> Call:

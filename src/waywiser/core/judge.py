@@ -31,12 +31,16 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Everything judging needs besides the call: it stays the same while one call is under way."""
+    """Everything judging needs besides the call: it stays the same while one call is under way.
+
+    `pinned` is the tier that loop control has raised the session to.
+    """
 
     policy: Policy
     path: tuple[Scope, ...]
     situation: Situation
     now_s: float
+    pinned: str = ""
 
     @property
     def input_tokens(self) -> int:
@@ -57,7 +61,9 @@ def judge(bench: Bench, call: Call) -> Generator[Effect[object], object, Judgeme
 def judged(bench: Bench, call: Call, step: Step, seen: Classification | None) -> Judgement:
     """Decide target and ladder of a call whose kind is known."""
     share = spent_share(bench.path, bench.situation.standings, bench.now_s) if bench.policy.budget.pressure else 0.0
-    target = aim(bench.policy, call, step, seen, input_tokens=bench.input_tokens, spent_share=share)
+    target = aim(
+        bench.policy, call, step, seen, input_tokens=bench.input_tokens, spent_share=share, pinned=bench.pinned
+    )
     return Judgement(step, seen, ranked(bench, call, step, target))
 
 

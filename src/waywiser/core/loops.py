@@ -9,6 +9,7 @@ How often is enough, with `after` from the policy:
 | what repeats                                                       | occurrences |
 |---|---|
 | the same call with the same result; a cycle of 2 to 4 such calls   | `after` |
+| the same, while other calls between differ each time               | 2 x `after` |
 | the same error of the same tool, whatever the arguments            | `after` |
 | the same words (nearly the same, where no one spoke in between)    | `after` |
 | nearly the same words, each time to the same reply                 | 2 x `after` |
@@ -20,6 +21,7 @@ Numbers get twice the patience because work through a list (the next order, the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -150,24 +152,45 @@ def _anchor(coming: Seen) -> bytes:
 def _repeated_call(run: Sequence[StepRecord], coming: Seen, after: int) -> Loop | None:
     """Count how often a result of the coming step, none of which is new, has come since something was."""
     for action in coming.results:
-        exact = like = 1
-        for step in run:
-            equal = similar = False
-            for old in step.results:
-                if same_outcome(action, old):
-                    similar = True
-                    equal = equal or old.arguments == action.arguments
-            exact += equal
-            like += similar
-        if exact >= after:
+        exact, counted, like = _occurrences(action, run)
+        if exact >= after and exact >= after * (_PATIENCE if _works_between(action, run) else 1):
             return _loop_of_calls(run, coming, action, exact)
         if action.is_error and like >= after:
             what = f"`{action.tool}` failed with the same error {like} times, with different arguments"
             return Loop(LoopKind.ERROR, 0, like, what, _anchor(coming), (action.tool,))
-        if like >= after * _PATIENCE:
-            what = f"`{action.tool}` gave the same result {like} times to arguments that differ only by a number"
-            return Loop(LoopKind.COUNTER, 0, like, what, _anchor(coming), (action.tool,))
+        if counted >= after * _PATIENCE:
+            what = f"`{action.tool}` gave the same result {counted} times to arguments that differ only by a number"
+            return Loop(LoopKind.COUNTER, 0, counted, what, _anchor(coming), (action.tool,))
     return None
+
+
+def _occurrences(action: Action, run: Sequence[StepRecord]) -> tuple[int, int, int]:
+    """Count the steps, the coming one included, with the same outcome: to equal arguments, equal but numbers, any."""
+    exact = counted = like = 1
+    result, arguments, shape = action.result, action.arguments, action.shape
+    for step in run:
+        equal = near = same = False
+        for old in step.results:
+            if old.result == result and same_outcome(action, old):
+                same = True
+                near = near or old.shape == shape
+                equal = equal or old.arguments == arguments
+        exact, counted, like = exact + equal, counted + near, like + same
+    return exact, counted, like
+
+
+def _works_between(action: Action, run: Sequence[StepRecord]) -> bool:
+    """Tell whether, between two occurrences of the action, something else was done that was done only once.
+
+    It came to nothing new (a number, a word thought aloud, an acknowledgement), yet it may be work through a list.
+    """
+    done = Counter((old.tool, old.arguments) for step in run for old in step.results)
+    inside = False
+    for step in run:
+        inside = inside or any(old.tool == action.tool and old.arguments == action.arguments for old in step.results)
+        if inside and any(done[old.tool, old.arguments] == 1 for old in step.results):
+            return True
+    return False
 
 
 def _loop_of_calls(run: Sequence[StepRecord], coming: Seen, action: Action, repeats: int) -> Loop:

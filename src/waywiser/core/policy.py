@@ -191,6 +191,10 @@ class Policy:
         """The position of a tier, 0 for the cheapest."""
         return next(rank for rank, entry in enumerate(self.tiers) if entry.name == tier)
 
+    def rank_or(self, tier: str, otherwise: int = 0) -> int:
+        """Give the position of a tier that a store remembers; `otherwise` for one the policy no longer has."""
+        return next((rank for rank, entry in enumerate(self.tiers) if entry.name == tier), otherwise)
+
     def step_rule(self, kind: StepKind) -> StepRule:
         """What the policy says of a kind; a kind it does not name is `auto`."""
         return self.steps.get(kind, StepRule())
@@ -236,9 +240,19 @@ def needs_classifier(policy: Policy, call: Call, step: Step) -> bool:
 
 
 def aim(
-    policy: Policy, call: Call, step: Step, seen: Classification | None, *, input_tokens: int, spent_share: float
+    policy: Policy,
+    call: Call,
+    step: Step,
+    seen: Classification | None,
+    *,
+    input_tokens: int,
+    spent_share: float,
+    pinned: str = "",
 ) -> Target:
-    """Decide the tier a step belongs to and what its model must be. `spent_share` is 0..1 of the tightest limit."""
+    """Decide the tier a step belongs to and what its model must be.
+
+    `spent_share` is 0..1 of the tightest limit; `pinned` is the tier loop control has raised the session to.
+    """
     top = len(policy.tiers) - 1
     rule = policy.step_rule(step.kind)
     draft = _Draft(rank=0, floor=0, ceiling=top)
@@ -258,6 +272,9 @@ def aim(
         if spent_share >= pressure.at and policy.rank(pressure.ceiling) < draft.ceiling:
             draft.ceiling = policy.rank(pressure.ceiling)
             draft.reasons.append(f"{spent_share:.0%} of the budget is spent: no higher than {pressure.ceiling}")
+    if pinned and policy.rank_or(pinned) > draft.rank:
+        draft.floor = max(draft.floor, policy.rank_or(pinned))
+        draft.reasons.append(f"going round in circles: at least {pinned} until there is progress")
     if call.tier:
         draft.rank = policy.rank(call.tier)
         draft.reasons.append(f"the caller asked for tier {call.tier}")

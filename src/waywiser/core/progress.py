@@ -2,8 +2,8 @@
 
 *New* is: a person took the floor; a tool answered something that no like call had been answered since then; another
 named speaker said something else. Everything else is fruitless: the same call with the same result, the same error to
-other arguments, the same result to arguments that differ by a counter only, a fixed reminder that a scaffold sends
-along with results, the same exchange of words over again.
+other arguments, the same result to arguments that differ by a counter only, an empty result once more, a fixed reminder
+that a scaffold sends along with results, the same exchange of words over again.
 
 A step's history is read from where the step before it ended, so reading costs what is new, not what there is. Two
 calls over the same history (a replay, a retry, a second node) see the same moment: it counts once.
@@ -22,8 +22,7 @@ from waywiser.core.canonical import (
     masked,
     reads_as_error,
     short_digest,
-    similarity_hash,
-    text_digest,
+    text_marks,
     without_numbers,
 )
 from waywiser.core.messages import Message, Role, Text, ToolCall
@@ -33,6 +32,7 @@ from waywiser.core.trail import Action, StepRecord, Trail
 WINDOW = 32
 """How many of the newest steps are looked at. A repetition further apart than that is not noticed."""
 
+_NOTHING = frozenset(short_digest(text) for text in ("", "null", "None"))
 _LOOK_BACK = 8  # messages before the new ones, to find the call that an early result answers
 
 
@@ -78,10 +78,10 @@ class Echo:
 
 def said(reply: Reply) -> Said:
     """Digest a reply for its `StepRecord`."""
-    text = reply.text
+    text, simhash = text_marks(reply.text)
     return Said(
-        text_digest(text) if text else b"",
-        similarity_hash(text) if text else 0,
+        text,
+        simhash,
         tuple(short_digest(call.name, canonical_arguments(call.arguments)) for call in reply.tool_calls),
     )
 
@@ -145,11 +145,20 @@ def own_steps(trail: Trail, agent: str) -> list[StepRecord]:
 
 
 def same_outcome(one: Action, other: Action) -> bool:
-    """Tell whether two calls of a tool came to the same thing and differ in nothing that explains it."""
+    """Tell whether two calls of a tool came to the same thing, so that the later one is no progress by itself.
+
+    That is so when the arguments are the same, or differ by numbers only; and, whatever the arguments, when the tool
+    failed with the same error, or answered nothing at all (as a tool to think aloud does).
+    """
     return (
         one.result == other.result
         and one.tool == other.tool
-        and (one.arguments == other.arguments or one.is_error or (one.shape == other.shape != b""))
+        and (
+            one.arguments == other.arguments
+            or one.is_error
+            or one.result in _NOTHING
+            or (one.shape == other.shape != b"")
+        )
     )
 
 
@@ -196,18 +205,17 @@ def _arrived(
 def _read(messages: Sequence[Message], start: int, origin: StepRecord | None) -> _Arrival:
     if start >= len(messages):
         return _Arrival()
-    calls = _calls_before(messages, start) if messages[start].role is Role.TOOL else {}
+    pending = _calls_before(messages, start) if messages[start].role is Role.TOOL else []
     results: list[Action] = []
     heard: list[bytes] = []
     person = ""
     for message in messages[start:]:
         if message.role is Role.ASSISTANT:
-            for call in message.tool_calls:
-                calls[call.id] = call
+            pending.extend(message.tool_calls)
             if message.name and message.text:
-                heard.append(text_digest(message.text))
+                heard.append(text_marks(message.text)[0])
         elif message.role is Role.TOOL:
-            results.append(_action(message, calls.get(message.tool_call_id)))
+            results.append(_action(message, _answered(message, pending)))
         elif message.role is Role.USER:
             person = _content(message)
     spoken = b""
@@ -218,11 +226,19 @@ def _read(messages: Sequence[Message], start: int, origin: StepRecord | None) ->
     return _Arrival(tuple(results), tuple(word for word in heard if word != ours), spoken)
 
 
-def _calls_before(messages: Sequence[Message], start: int) -> dict[str, ToolCall]:
+def _calls_before(messages: Sequence[Message], start: int) -> list[ToolCall]:
     for index in range(start - 1, max(start - 1 - _LOOK_BACK, -1), -1):
         if messages[index].role is Role.ASSISTANT:
-            return {call.id: call for call in messages[index].tool_calls}
-    return {}
+            return list(messages[index].tool_calls)
+    return []
+
+
+def _answered(message: Message, pending: list[ToolCall]) -> ToolCall | None:
+    """Take the call a result answers out of the pending ones: by its id or, where ids are missing, by order."""
+    for index, call in enumerate(pending):
+        if call.id == message.tool_call_id:
+            return pending.pop(index)
+    return pending.pop(0) if pending and not message.tool_call_id else None
 
 
 def _action(message: Message, call: ToolCall | None) -> Action:
@@ -261,12 +277,15 @@ def _brings_news(arrival: _Arrival, own: Sequence[StepRecord], control: LoopCont
     if any(action.tool in control.navigation for action in results):
         return True
     unknown, unheard = list(results), set(heard)
+    outcomes = {action.result for action in results}
     for step in reversed(own):
         if step.spoke:
             break
-        if step.results:
-            unknown = [action for action in unknown if not any(same_outcome(action, old) for old in step.results)]
-        unheard.difference_update(step.heard)
+        for old in step.results:
+            if old.result in outcomes:
+                unknown = [action for action in unknown if not same_outcome(action, old)]
+        if unheard:
+            unheard.difference_update(step.heard)
         if not unknown and not unheard:
             return False
     return True

@@ -1,0 +1,290 @@
+"""From a policy file to `core.policy.Policy`: names resolved, numbers turned into integers, every mistake with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Protocol
+
+from waywiser.config.policy_schema import LimitsSpec, ModelSpec, PolicySpec, PriceSpec, RuleSpec, WhenSpec
+from waywiser.config.source import Source
+from waywiser.config.shapes import suggest
+from waywiser.core.budget import NANOS_PER_USD, Limits
+from waywiser.core.models import Ability, Model, Price
+from waywiser.core.policy import (
+    BudgetRule,
+    Condition,
+    FallbackRule,
+    Policy,
+    Pressure,
+    Rule,
+    StepRule,
+    Tier,
+    Weights,
+)
+from waywiser.core.steps import StepKind
+from waywiser.errors import ConfigError, Problem
+
+PICOS_PER_USD_PER_MILLION = 1_000_000
+
+
+class ModelTable(Protocol):
+    """Where models are looked up: the catalogue."""
+
+    def get(self, name: str) -> Model:
+        """Look a model up; `KeyError` when there is none of that name."""
+        ...
+
+    def closest(self, name: str) -> str:
+        """What was probably meant; empty when nothing comes near."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPolicy:
+    """A policy ready for the engine, the secrets that came with it (by model), and what is legal but unwise."""
+
+    policy: Policy
+    keys: Mapping[str, str]
+    warnings: tuple[Problem, ...]
+    source: Source
+
+
+def read_policy(path: str | Path, table: ModelTable) -> LoadedPolicy:
+    """Read and check a policy file. Raises `ConfigError` with every problem found."""
+    return load_policy(Source.read(path), table)
+
+
+def load_policy(source: Source, table: ModelTable) -> LoadedPolicy:
+    """Check a policy that has been read. Raises `ConfigError` with every problem found."""
+    spec = source.validate(PolicySpec)
+    loader = _Loader(source, spec, table)
+    policy = loader.policy()
+    if loader.problems:
+        raise ConfigError(sorted(loader.problems, key=lambda problem: (problem.place.line, problem.place.column)))
+    keys = {name: entry.api_key.get_secret_value() for name, entry in spec.models.items() if entry.api_key}
+    return LoadedPolicy(policy, keys, tuple(_warnings(source, spec, policy)), source)
+
+
+class _Loader:
+    def __init__(self, source: Source, spec: PolicySpec, table: ModelTable) -> None:
+        self._source = source
+        self._spec = spec
+        self._table = table
+        self.problems: list[Problem] = []
+
+    def policy(self) -> Policy:
+        spec = self._spec
+        tiers = tuple(self._tier(name, models) for name, models in spec.tiers.items())
+        for name in spec.models:
+            if not any(name in models for models in spec.tiers.values()):
+                self._problem(("models", name), f"`{name}` is in no tier", "name it in a tier or take it out", key=True)
+        budget = spec.budget
+        pressure = []
+        for index, entry in enumerate(budget.pressure):
+            self._is_tier(entry.ceiling, ("budget", "pressure", index, "ceiling"))
+            pressure.append(Pressure(entry.at, entry.ceiling))
+        if sum(budget.keep.values()) > 1:
+            self._problem(("budget", "keep"), "the shares that are kept add up to more than 100%")
+        if budget.keep and budget.session.usd is None:
+            self._problem(("budget", "keep"), "`keep` is a share of `session: usd`, which is not set")
+        return Policy(
+            name=spec.name,
+            tiers=tiers,
+            steps={StepKind(kind): self._step(kind) for kind in spec.steps},
+            nodes=tuple(spec.nodes.items()),
+            rules=tuple(self._rule(index, rule) for index, rule in enumerate(spec.rules)),
+            weights=Weights(spec.weights.quality, spec.weights.cost, spec.weights.latency, spec.weights.health),
+            budget=BudgetRule(
+                session=_limits(budget.session),
+                agent=_limits(budget.agent),
+                tenant=Limits(
+                    _nanos(budget.tenant.usd_per_day), budget.tenant.tokens_per_day, budget.tenant.llm_calls_per_day
+                ),
+                keep={str(kind): share for kind, share in budget.keep.items()},
+                estimate=budget.estimate,
+                pressure=tuple(pressure),
+                on_exhausted=budget.on_exhausted,
+                lease_s=budget.lease_s,
+            ),
+            fallback=FallbackRule(spec.fallback.attempts, spec.fallback.timeout_s, spec.fallback.deadline_s),
+            min_saving=spec.switching.min_saving,
+            reveal_below=spec.reveal.below if spec.reveal else 0.0,
+        )
+
+    def _tier(self, name: str, models: Sequence[str]) -> Tier:
+        found = []
+        for index, model in enumerate(models):
+            path = ("tiers", name, index)
+            if models.index(model) != index:
+                self._problem(path, f"`{model}` is named twice in tier `{name}`")
+            elif (row := self._model(model, path)) is not None:
+                found.append(row)
+        return Tier(name, tuple(found))
+
+    def _model(self, name: str, path: tuple[str | int, ...]) -> Model | None:
+        own = self._spec.models.get(name)
+        try:
+            known = self._table.get(name)
+        except KeyError:
+            if own is None or not own.base_url or not own.price or not own.context:
+                near = suggest(name, self._spec.models) or self._table.closest(name)
+                hint = f"did you mean `{near}`?" if near else "give it `base_url`, `context` and `price` under `models`"
+                if own is not None:
+                    hint = "a model the catalogue does not know needs `base_url`, `context` and `price`"
+                self._problem(path, f"unknown model `{name}`", hint)
+                return None
+            known = Model(name, remote=name.partition("/")[2] or name)
+        row = known if own is None else _overridden(known, own)
+        if not row.prices:
+            self._problem(path, f"the price of `{name}` is not known", f"set it: models: {{{name}: {{price: …}}}}")
+            return None
+        return row
+
+    def _step(self, kind: str) -> StepRule:
+        spec = self._spec.steps[kind]  # type: ignore[index]  # keys of this very mapping
+        path = ("steps", kind)
+        if spec.tier != "auto":
+            self._is_tier(spec.tier, (*path, "tier"))
+        if spec.escalate is not None:
+            self._is_tier(spec.escalate, (*path, "escalate"))
+            if not spec.accept:
+                self._problem((*path, "escalate"), "`escalate` without `accept` never happens", key=True)
+        return StepRule(
+            "" if spec.tier == "auto" else spec.tier,
+            spec.sufficiency,
+            spec.max_output_tokens,
+            tuple(spec.accept),
+            spec.escalate or "",
+        )
+
+    def _rule(self, index: int, spec: RuleSpec) -> Rule:
+        path = ("rules", index)
+        effects = spec.model_dump(exclude={"when"}, exclude_none=True)
+        if not effects:
+            self._problem(path, "the rule has no effect", "add `tier`, `floor`, `ceiling`, `models`, `exclude`, …")
+        if not spec.when.model_dump(exclude_none=True):
+            self._problem((*path, "when"), "an empty `when` always holds", "say it under `steps` instead")
+        for key in ("tier", "floor", "ceiling"):
+            if (name := getattr(spec, key)) is not None:
+                self._is_tier(name, (*path, key))
+        names = [name for models in self._spec.tiers.values() for name in models]
+        for key in ("models", "exclude"):
+            for position, glob in enumerate(getattr(spec, key) or ()):
+                if not any(fnmatchcase(name, glob) for name in names):
+                    near = suggest(glob, names)
+                    self._problem(
+                        (*path, key, position),
+                        f"`{glob}` matches no model of this policy",
+                        f"did you mean `{near}`?" if near else "",
+                    )
+        return Rule(
+            name=f"rule {index + 1} (line {self._source.place(path).line})",
+            when=_condition(spec.when),
+            tier=spec.tier or "",
+            floor=spec.floor or "",
+            ceiling=spec.ceiling or "",
+            models=tuple(spec.models or ()),
+            exclude=tuple(spec.exclude or ()),
+            require=frozenset(Ability(name) for name in spec.require or ()),
+            regions=frozenset(spec.regions or ()),
+        )
+
+    def _is_tier(self, name: str, path: tuple[str | int, ...]) -> None:
+        if name not in self._spec.tiers:
+            near = suggest(name, self._spec.tiers)
+            hint = f"did you mean `{near}`?" if near else f"the tiers are {', '.join(self._spec.tiers)}"
+            self._problem(path, f"there is no tier `{name}`", hint)
+
+    def _problem(self, path: tuple[str | int, ...], message: str, hint: str = "", *, key: bool = False) -> None:
+        self.problems.append(self._source.problem(path, message, hint, key=key))
+
+
+def _overridden(known: Model, own: ModelSpec) -> Model:
+    changes: dict[str, object] = {
+        "api": own.api,
+        "remote": own.remote,
+        "base_url": own.base_url,
+        "context_tokens": own.context,
+        "max_output_tokens": own.max_output or (min(known.max_output_tokens, own.context) if own.context else None),
+        "prices": (_price(own.price),) if own.price else None,
+        "abilities": frozenset(Ability(name) for name in own.abilities) if own.abilities is not None else None,
+        "regions": frozenset(own.regions) if own.regions is not None else None,
+        "quality": own.quality,
+        "latency_ms": own.latency_ms,
+        "cache_ttl_s": own.cache_ttl_s,
+        "headers": tuple(own.headers.items()) if own.headers else None,
+    }
+    return replace(known, **{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]  # a table of fields
+
+
+def _price(spec: PriceSpec) -> Price:
+    def picos(value: float) -> int:
+        return round(value * PICOS_PER_USD_PER_MILLION)
+
+    return Price(
+        picos(spec.input),
+        picos(spec.output),
+        picos(spec.input if spec.cached is None else spec.cached),
+        picos(spec.input if spec.cache_write is None else spec.cache_write),
+    )
+
+
+def _nanos(usd: float | None) -> int | None:
+    return None if usd is None else round(usd * NANOS_PER_USD)
+
+
+def _limits(spec: LimitsSpec) -> Limits:
+    return Limits(_nanos(spec.usd), spec.tokens, spec.llm_calls, spec.tool_calls, spec.seconds)
+
+
+def _condition(spec: WhenSpec) -> Condition:
+    language = spec.language
+    wanted, unwanted = (language, []) if isinstance(language, list) else ([], language.not_ if language else [])
+    return Condition(
+        kind=_set(spec.kind),
+        node=tuple(spec.node or ()),
+        agent=tuple(spec.agent or ()),
+        session=tuple(spec.session or ()),
+        tenant=tuple(spec.tenant or ()),
+        tag=tuple(spec.tag or ()),
+        label=dict(spec.label or {}),
+        task=_set(spec.task),
+        difficulty=_set(spec.difficulty),
+        risk=_set(spec.risk),
+        language=_set(wanted),
+        language_not=_set(unwanted),
+        time_sensitive=spec.time_sensitive,
+        input_tokens_above=spec.input_tokens_above,
+    )
+
+
+def _set(names: Iterable[str] | None) -> frozenset[str]:
+    return frozenset(names or ())
+
+
+def _warnings(source: Source, spec: PolicySpec, policy: Policy) -> Iterator[Problem]:
+    """What is legal but unwise."""
+    means = [sum(model.prices[0].output_picos for model in tier.models) / len(tier.models) for tier in policy.tiers]
+    for index, tier in enumerate(policy.tiers[1:], start=1):
+        if means[index] < means[index - 1]:
+            yield source.problem(
+                ("tiers", tier.name),
+                f"tier `{tier.name}` is cheaper than the one before it",
+                "cheapest first",
+                key=True,
+            )
+    budget = spec.budget
+    if not any((budget.session.usd, budget.session.tokens, budget.session.llm_calls, budget.tenant.usd_per_day)):
+        yield source.problem(("budget",), "nothing limits what a session may cost", "set `budget: {session: {usd: …}}`")
+    if budget.on_exhausted == "conclude" and budget.session.usd is not None and not budget.keep.get("synthesis"):
+        yield source.problem(
+            ("budget", "on_exhausted"),
+            "`conclude` without `keep`: a session that spent everything is ended by a fixed notice",
+            "set `keep: {synthesis: 20%}`",
+        )
+    for tier in policy.tiers:
+        if len(tier.models) == 1 and len(policy.tiers) == 1:
+            yield source.problem(("tiers", tier.name), "one model alone: an outage of it can't be survived", key=True)

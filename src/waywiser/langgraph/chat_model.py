@@ -1,0 +1,276 @@
+"""`RoutedChatModel`: a LangChain chat model whose every call is routed by the policy.
+
+It is a chat model of its own, not a wrapper around one: LangChain sees one run a call, with its real usage, and each
+token once. The model that answered is in `response_metadata`, beside receipt, tier, kind and cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, Literal
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough, ensure_config
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_json_schema
+from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import BaseModel, ConfigDict, Field
+
+from waywiser.core.calls import Call, Chunk, Settings
+from waywiser.core.receipt import Receipt
+from waywiser.engine import Answer, Engine
+from waywiser.langgraph.context import origin_of
+from waywiser.langgraph.tools import bound, core_tools, response_format, tool_choice
+from waywiser.upstream.langchain_messages import MODEL_KEY, chunk_message, reply_message, to_core
+
+RunManager = CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun
+_OWN_KWARGS = frozenset(
+    {
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "response_format",
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "max_completion_tokens",
+        "seed",
+        "logprobs",
+        "top_logprobs",
+        "model",
+        "tier",
+        "strict",
+        "ls_structured_output_format",
+    }
+)
+
+
+class RoutedChatModel(BaseChatModel):
+    """A chat model routed by a policy. Made by `Router.chat_model()`.
+
+    `temperature`, `max_tokens` and so on are passed to whichever model is chosen; `model` pins one by name and `tier`
+    one of the policy's tiers. Errors are Waywiser's: `BudgetExceeded`, `LoopDetected`, `NoEligibleModel`,
+    `UpstreamError`, `BadInput`.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    engine: Engine = Field(exclude=True, repr=False)
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    stop: list[str] | None = None
+    seed: int | None = None
+    model: str = ""
+    tier: str = ""
+
+    @property
+    def _llm_type(self) -> str:
+        return "waywiser"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"policy": self.engine.policy.name, "model": self.model, "tier": self.tier}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        params["ls_provider"] = "waywiser"
+        params["ls_model_name"] = kwargs.get("model") or self.model or f"policy:{self.engine.policy.name}"
+        return params
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | None = None,
+        strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Offer tools to whichever model is chosen. Raises `BadInput` for a tool without a usable schema."""
+        if tool_choice:
+            kwargs["tool_choice"] = tool_choice
+        if parallel_tool_calls is not None:
+            kwargs["parallel_tool_calls"] = parallel_tool_calls
+        return self.bind(tools=bound(tools, strict=strict), **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        include_raw: bool = False,
+        method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """Ask for output of a schema, by `json_schema` (default), by a tool call, or as free JSON (`json_mode`)."""
+        if method == "function_calling":
+            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+        if kwargs:
+            raise ValueError(f"with_structured_output: unknown arguments {sorted(kwargs)}")
+        json_schema = convert_to_json_schema(schema, strict=strict)
+        wanted: dict[str, Any] = {"type": "json_object"}
+        if method == "json_schema":
+            name = str(json_schema.get("title") or "answer")
+            wanted = {"type": "json_schema", "json_schema": {"name": name, "schema": json_schema, "strict": strict}}
+        model = self.bind(
+            response_format=wanted,
+            ls_structured_output_format={"kwargs": {"method": method}, "schema": json_schema},
+        )
+        parser: Runnable[Any, Any] = (
+            PydanticOutputParser(pydantic_object=schema)
+            if isinstance(schema, type) and is_basemodel_subclass(schema)
+            else JsonOutputParser()
+        )
+        if not include_raw:
+            return model | parser
+        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+        unparsed = RunnablePassthrough.assign(parsed=lambda _: None)
+        return RunnableMap(raw=model) | parsed.with_fallbacks([unparsed], exception_key="parsing_error")
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return _result(self.engine.complete(self._call(messages, stop, run_manager, kwargs)))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return _result(await self.engine.acomplete(self._call(messages, stop, run_manager, kwargs)))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        stream = self.engine.stream(self._call(messages, stop, run_manager, kwargs, stream=True))
+        try:
+            while True:
+                try:
+                    chunk = next(stream)
+                except StopIteration as stop_iteration:
+                    answer: Answer = stop_iteration.value
+                    break
+                generated = _generated(chunk)
+                if run_manager is not None:
+                    run_manager.on_llm_new_token(chunk.text, chunk=generated)
+                yield generated
+        finally:
+            stream.close()
+        last = _last(answer)
+        if run_manager is not None:
+            run_manager.on_llm_new_token("", chunk=last)
+        yield last
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        answers: list[Answer] = []
+        stream = self.engine.astream(self._call(messages, stop, run_manager, kwargs, stream=True), answers)
+        try:
+            async for chunk in stream:
+                generated = _generated(chunk)
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=generated)
+                yield generated
+        finally:
+            await stream.aclose()
+        last = _last(answers[0])
+        if run_manager is not None:
+            await run_manager.on_llm_new_token("", chunk=last)
+        yield last
+
+    def _call(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        run_manager: RunManager | None,
+        kwargs: Mapping[str, Any],
+        *,
+        stream: bool = False,
+    ) -> Call:
+        config = ensure_config()
+        metadata = config.get("metadata") or {}
+        tags = config.get("tags") or []
+        if run_manager is not None:
+            metadata = {**metadata, **run_manager.metadata}
+            tags = [*tags, *run_manager.tags]
+        call_id = self.engine.clock.new_id()
+        tools = core_tools(kwargs.get("tools"))
+        return Call(
+            id=call_id,
+            messages=to_core(messages),
+            tools=tools,
+            response_format=response_format(kwargs.get("response_format")),
+            settings=Settings(
+                temperature=kwargs.get("temperature", self.temperature),
+                top_p=kwargs.get("top_p", self.top_p),
+                max_output_tokens=kwargs.get("max_completion_tokens", kwargs.get("max_tokens", self.max_tokens)),
+                stop=tuple(stop or self.stop or ()),
+                seed=kwargs.get("seed", self.seed),
+                tool_choice=tool_choice(kwargs.get("tool_choice"), tools) if tools else "",
+                parallel_tool_calls=kwargs.get("parallel_tool_calls"),
+                logprobs=kwargs.get("top_logprobs") or (0 if kwargs.get("logprobs") else None),
+                extra={key: value for key, value in kwargs.items() if key not in _OWN_KWARGS},
+            ),
+            origin=origin_of(metadata, frozenset(tags), call_id),
+            stream=stream,
+            model=kwargs.get("model", self.model),
+            tier=kwargs.get("tier", self.tier),
+        )
+
+
+def _metadata(receipt: Receipt, remote: str) -> dict[str, Any]:
+    return {
+        "model_name": remote or receipt.model,
+        "model_provider": receipt.model.partition("/")[0],
+        MODEL_KEY: receipt.model,
+        "waywiser": {
+            "receipt": receipt.id,
+            "session": receipt.session,
+            "model": receipt.model,
+            "tier": receipt.tier,
+            "kind": receipt.kind,
+            "cost_usd": receipt.cost_nanos / 1e9,
+            "simulated": receipt.simulated,
+        },
+    }
+
+
+def _result(answer: Answer) -> ChatResult:
+    message = reply_message(answer.reply, _metadata(answer.receipt, answer.reply.model))
+    return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+def _generated(chunk: Chunk) -> ChatGenerationChunk:
+    return ChatGenerationChunk(message=chunk_message(chunk))
+
+
+def _last(answer: Answer) -> ChatGenerationChunk:
+    """The chunk that ends a stream: no text, but usage, finish and where it came from."""
+    metadata = {
+        "finish_reason": answer.reply.finish.value,
+        **_metadata(answer.receipt, answer.reply.model),
+    }
+    return ChatGenerationChunk(message=chunk_message(Chunk(usage=answer.reply.usage), metadata, last=True))

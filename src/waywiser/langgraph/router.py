@@ -1,0 +1,111 @@
+"""`Router`: the way in for Python. A policy goes in; chat models, sessions and receipts come out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from waywiser.acceptance import UserCheck
+from waywiser.core.policy import Policy
+from waywiser.core.receipt import Receipt
+from waywiser.langgraph.chat_model import RoutedChatModel
+from waywiser.langgraph.context import SessionInfo, within
+from waywiser.ports import Classifier, SessionStore, Sink
+from waywiser.runtime import Runtime, build, load
+from waywiser.telemetry.log import LogSink
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+
+class Session:
+    """One run of an agent: what it has cost so far and why. Made by `Router.session()`."""
+
+    def __init__(self, info: SessionInfo, store: SessionStore) -> None:
+        self.id = info.id
+        self.tenant = info.tenant
+        self._store = store
+
+    def receipts(self) -> Sequence[Receipt]:
+        """Return the receipts of this session, oldest first."""
+        return self._store.receipts(self.id)
+
+    @property
+    def cost_usd(self) -> float:
+        """What the session has cost so far, in USD."""
+        return sum(receipt.cost_nanos for receipt in self.receipts()) / 1e9
+
+
+class Router:
+    """Routes model calls by a policy. Close it, or use it as a context manager, to release its store."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    @classmethod
+    def from_policy(
+        cls,
+        policy: str | Path,
+        *,
+        store: str | Path | SessionStore | None = None,
+        models: Mapping[str, BaseChatModel] | None = None,
+        checks: Mapping[str, UserCheck] | None = None,
+        classifier: Classifier | None = None,
+        sinks: Sequence[Sink] = (),
+        log: bool = False,
+    ) -> Self:
+        """Read a policy file and put a router together.
+
+        `store` is the path of a SQLite file (default: `waywiser.sqlite` in the current folder), `:memory:`, or a store
+        object. `models` answers for models of the policy with LangChain chat models. `log` writes one line a step to
+        standard error. Raises `ConfigError` with every problem found, each with file, line and column.
+        """
+        every = (*sinks, LogSink()) if log else sinks
+        return cls(build(load(policy), store=store, models=models, checks=checks, classifier=classifier, sinks=every))
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._runtime.engine.policy
+
+    @property
+    def runtime(self) -> Runtime:
+        """The engine and the policy file under it, for the other surfaces."""
+        return self._runtime
+
+    def chat_model(self, **settings: Any) -> RoutedChatModel:
+        """Make a LangChain chat model. `settings` are those of any chat model: `temperature`, `max_tokens`, …
+
+        `model="provider/name"` pins a model, `tier="name"` a tier.
+        """
+        return RoutedChatModel(engine=self._runtime.engine, **settings)
+
+    @contextmanager
+    def session(
+        self, session_id: str, *, tenant: str = "", labels: Mapping[str, str] | None = None
+    ) -> Iterator[Session]:
+        """Make every call inside the `with` block part of one session. The default is LangGraph's `thread_id`."""
+        info = SessionInfo(session_id, tenant, labels or {})
+        with within(info):
+            yield Session(info, self._runtime.engine.store)
+
+    def receipts(self, session_id: str) -> Sequence[Receipt]:
+        """Return the receipts of a session, oldest first."""
+        return self._runtime.engine.store.receipts(session_id)
+
+    def close(self) -> None:
+        """Release the store and the connections."""
+        self._runtime.close()
+
+    def __enter__(self) -> Self:
+        """Use the router in a `with` block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the router."""
+        self.close()

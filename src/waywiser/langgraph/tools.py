@@ -1,0 +1,90 @@
+"""Tools as LangChain binds them, turned into ours once per binding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
+from waywiser.core.calls import ResponseFormat, Tool
+from waywiser.errors import BadInput
+
+
+class BoundTools(list[dict[str, Any]]):
+    """OpenAI tool definitions, as tracers expect to see them, that remember their core form."""
+
+    def __init__(self, definitions: Sequence[dict[str, Any]]) -> None:
+        super().__init__(definitions)
+        self.core = tuple(_tool(definition, f"tools[{index}]") for index, definition in enumerate(definitions))
+
+
+def bound(tools: Sequence[Any], *, strict: bool | None = None) -> BoundTools:
+    """Convert whatever LangChain takes for tools. Raises `BadInput` for one that is not a function with a schema."""
+    definitions = []
+    for index, tool in enumerate(tools):
+        try:
+            definitions.append(convert_to_openai_tool(tool, strict=strict))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise BadInput(f"tools[{index}]: not a tool: {error}") from error
+    return BoundTools(definitions)
+
+
+def core_tools(tools: Sequence[Any] | None) -> tuple[Tool, ...]:
+    """Return the core form of the tools a call came with."""
+    if not tools:
+        return ()
+    return tools.core if isinstance(tools, BoundTools) else bound(tools).core
+
+
+def tool_choice(choice: str | bool | Mapping[str, Any] | None, tools: Sequence[Tool]) -> str:
+    """Read LangChain's many ways to say which tool must be called. Raises `BadInput` for a tool that is not offered."""
+    match choice:
+        case None | False | "" | "auto":
+            return ""
+        case True | "any" | "required":
+            return "required"
+        case "none":
+            return "none"
+        case str():
+            name = choice
+        case {"type": "function", "function": {"name": str(name)}} | {"name": str(name)}:
+            pass
+        case {"type": "auto" | "none" | "any" | "required" as kind}:
+            return tool_choice(kind, tools)
+        case _:
+            raise BadInput(f"tool_choice: {choice!r} is not understood")
+    if not any(tool.name == name for tool in tools):
+        raise BadInput(f"tool_choice: no tool {name!r} is offered (there are {', '.join(t.name for t in tools)})")
+    return f"tool:{name}"
+
+
+def response_format(value: Mapping[str, Any] | None) -> ResponseFormat | None:
+    """Read an OpenAI `response_format`. Raises `BadInput` for one of another form."""
+    match value:
+        case None | {"type": "text"}:
+            return None
+        case {"type": "json_object"}:
+            return ResponseFormat()
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema)} as spec}:
+            return ResponseFormat(orjson.dumps(schema).decode(), spec.get("name") or "answer", spec.get("strict"))
+        case _:
+            raise BadInput("response_format: expected `json_object`, or `json_schema` with a `schema`")
+
+
+def _tool(definition: Mapping[str, Any], place: str) -> Tool:
+    function = definition.get("function")
+    if definition.get("type") != "function" or not isinstance(function, Mapping):
+        raise BadInput(f"{place}: a tool that a provider runs itself ({definition.get('type')!r}) can't be routed")
+    parameters = function.get("parameters") or {"type": "object", "properties": {}}
+    if not isinstance(function.get("name"), str) or not function["name"]:
+        raise BadInput(f"{place}.function.name: a tool needs a name")
+    if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
+        raise BadInput(f"{place}.function.parameters: expected a JSON schema of type object")
+    return Tool(
+        function["name"],
+        function.get("description") or "",
+        orjson.dumps(parameters).decode(),
+        function.get("strict"),
+    )

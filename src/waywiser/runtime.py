@@ -1,0 +1,156 @@
+"""The composition root: from a policy file to an engine with its catalogue, store, upstreams, classifier and sinks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from waywiser.acceptance import Acceptance, UserCheck
+from waywiser.catalog.catalog import Catalog
+from waywiser.catalog.tokens import TokenCounter, TokenEstimator
+from waywiser.clock import SystemClock
+from waywiser.config.policy import LoadedPolicy, load_policy, read_policy
+from waywiser.config.source import Source
+from waywiser.core.calls import Tool
+from waywiser.core.classification import Classification
+from waywiser.core.messages import Message
+from waywiser.core.models import Model
+from waywiser.engine import Engine
+from waywiser.errors import ConfigError, Problem
+from waywiser.ports import Classifier, Clock, SessionStore, Sink, Upstream
+from waywiser.stores.memory import MemoryStore
+from waywiser.stores.sqlite import SqliteStore
+from waywiser.upstream.simulated_upstream import SimulatedUpstream
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+DEFAULT_STORE = "waywiser.sqlite"
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Everything a surface needs: the engine and the policy as it was loaded."""
+
+    engine: Engine
+    loaded: LoadedPolicy
+
+    def close(self) -> None:
+        """Release the store and the connections."""
+        self.engine.close()
+
+
+def load(policy: str | Path | Source) -> LoadedPolicy:
+    """Read and check a policy against the catalogue. Raises `ConfigError`."""
+    table = Catalog()
+    return load_policy(policy, table) if isinstance(policy, Source) else read_policy(policy, table)
+
+
+def build(
+    policy: LoadedPolicy,
+    *,
+    store: str | Path | SessionStore | None = None,
+    models: Mapping[str, BaseChatModel] | None = None,
+    upstreams: Mapping[str, Upstream] | None = None,
+    classifier: Classifier | None = None,
+    checks: Mapping[str, UserCheck] | None = None,
+    sinks: Sequence[Sink] = (),
+    clock: Clock | None = None,
+) -> Runtime:
+    """Put a runtime together.
+
+    `store` is a path of a SQLite file (default `waywiser.sqlite` in the current folder), `:memory:`, or a store.
+    `models` answers for models by name with LangChain chat models. Raises `ConfigError` for a model whose key is not
+    in the environment, with the place where the policy names it.
+    """
+    own = dict(models or {})
+    core = _handed_over(policy, own)
+    missing = [] if upstreams and "openai" in upstreams else list(missing_keys(core, own))
+    if missing:
+        raise ConfigError(missing)
+    exact = TokenCounter()
+    made: dict[str, Upstream] = {"simulated": SimulatedUpstream(lambda text: exact.text(text, "o200k_base"))}
+    if own:
+        from waywiser.upstream.langchain_model import LangChainUpstream  # noqa: PLC0415 - langchain-core is slow to import
+
+        made["langchain"] = LangChainUpstream(own)
+    if any(model.api in {"openai", "anthropic"} for tier in core.policy.tiers for model in tier.models):
+        from waywiser.upstream.client import HttpUpstream  # noqa: PLC0415 - only those who call over HTTP pay for it
+
+        made["openai"] = made["anthropic"] = HttpUpstream(lambda model: key_of(model, core.keys))
+    engine = Engine(
+        core.policy,
+        store=open_store(store),
+        upstreams={**made, **(upstreams or {})},
+        counter=exact if core.policy.budget.estimate == "strict" else TokenEstimator(),
+        classifier=classifier or LazyClassifier(),
+        checker=Acceptance(checks),
+        sinks=sinks,
+        clock=clock or SystemClock(),
+    )
+    return Runtime(engine, core)
+
+
+def open_store(store: str | Path | SessionStore | None) -> SessionStore:
+    """Open a session store by path or URL, or take the one given."""
+    if store is None:
+        return SqliteStore(DEFAULT_STORE)
+    if isinstance(store, str | Path):
+        return MemoryStore() if str(store) == ":memory:" else SqliteStore(store)
+    return store
+
+
+class LazyClassifier:
+    """The shipped classifier, loaded when it is first asked: numpy and the weights cost what a policy may never need."""
+
+    def __init__(self) -> None:
+        self._loaded: Classifier | None = None
+
+    def classify(self, messages: Sequence[Message], tools: Sequence[Tool], rungs: int) -> Classification:
+        """Classify the coming call of this history for a ladder of `rungs` tiers."""
+        if self._loaded is None:
+            from waywiser.classifier.classifier import LocalClassifier  # noqa: PLC0415 - see above
+
+            self._loaded = LocalClassifier()
+        return self._loaded.classify(messages, tools, rungs)
+
+
+def key_of(model: Model, keys: Mapping[str, str]) -> str:
+    """Find a model's key: the policy's own, else the environment's; empty where none is needed."""
+    return keys.get(model.name) or (os.environ.get(model.key_env, "") if model.key_env else "")
+
+
+def missing_keys(loaded: LoadedPolicy, own: Mapping[str, object]) -> Sequence[Problem]:
+    """Name every model of the policy whose key is not there."""
+    problems = []
+    for tier in loaded.policy.tiers:
+        for index, model in enumerate(tier.models):
+            if model.key_env and model.name not in own and not key_of(model, loaded.keys):
+                problems.append(
+                    loaded.source.problem(
+                        ("tiers", tier.name, index),
+                        f"`{model.name}` needs a key: the environment variable `{model.key_env}` is not set",
+                        f"export {model.key_env}=…, or take the model out",
+                    )
+                )
+    return problems
+
+
+def _handed_over(loaded: LoadedPolicy, own: Mapping[str, object]) -> LoadedPolicy:
+    """Let the models handed over in Python answer through LangChain. Raises `ConfigError` for one in no tier."""
+    names = {model.name for tier in loaded.policy.tiers for model in tier.models}
+    if strangers := sorted(set(own) - names):
+        raise ConfigError(f"models: {', '.join(strangers)}: in no tier of policy {loaded.policy.name!r}")
+    tiers = tuple(
+        replace(
+            tier,
+            models=tuple(
+                replace(model, api="langchain", key_env="") if model.name in own else model for model in tier.models
+            ),
+        )
+        for tier in loaded.policy.tiers
+    )
+    return replace(loaded, policy=replace(loaded.policy, tiers=tiers))

@@ -1,0 +1,1 @@
+"""One structured event a step, for logs. Silent unless asked for."""

@@ -1,0 +1,159 @@
+"""Any LangChain chat model as an upstream, for providers whose wire we do not speak.
+
+The model is called without callbacks of its own, so that a call is traced once and its tokens are streamed once. Its
+own retries should be off (`max_retries=0`): one place decides retries, and it is not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Generator, Mapping
+from typing import Any
+
+import orjson
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.runnables import Runnable, RunnableConfig
+
+from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Outcome, Reply, ToolCallDelta
+from waywiser.core.messages import Text, Thinking
+from waywiser.core.models import Model
+from waywiser.upstream.failures import from_exception
+from waywiser.upstream.langchain_messages import from_core, read_finish, read_usage, to_core
+
+_ALONE: RunnableConfig = {"callbacks": [], "tags": ["langsmith:hidden", "nostream"]}
+
+
+class LangChainUpstream:
+    """Answers calls with LangChain models, by the name the policy gives them."""
+
+    def __init__(self, models: Mapping[str, BaseChatModel]) -> None:
+        self._models = models
+
+    def send(self, model: Model, call: Call, timeout_s: float) -> Outcome:  # noqa: ARG002 - a blocking call can't be cut from outside; give the model its own timeout
+        """Answer a call whole."""
+        try:
+            return _reply(self._bound(model, call).invoke(_history(call), _ALONE))
+        except Exception as error:  # noqa: BLE001 - whatever a provider's package raises is an outcome
+            return from_exception(error, now_s=time.time())
+
+    async def asend(self, model: Model, call: Call, timeout_s: float) -> Outcome:
+        """Like `send`, for an event loop; cut after `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return _reply(await self._bound(model, call).ainvoke(_history(call), _ALONE))
+        except TimeoutError:
+            return Failure(FailureKind.TIMEOUT, f"no answer within {timeout_s:g} s")
+        except Exception as error:  # noqa: BLE001 - as above
+            return from_exception(error, now_s=time.time())
+
+    def stream(self, model: Model, call: Call, timeout_s: float) -> Generator[Chunk | Failure, None, None]:  # noqa: ARG002 - as in send
+        """Answer a call in pieces."""
+        whole: AIMessageChunk | None = None
+        try:
+            for piece in self._bound(model, call).stream(_history(call), _ALONE):
+                whole = piece if whole is None else whole + piece
+                yield _chunk(piece)
+        except Exception as error:  # noqa: BLE001 - as above
+            yield from_exception(error, now_s=time.time())
+            return
+        yield _end(whole)
+
+    async def astream(self, model: Model, call: Call, timeout_s: float) -> AsyncGenerator[Chunk | Failure, None]:
+        """Like `stream`, for an event loop; cut when silent for `timeout_s`."""
+        whole: AIMessageChunk | None = None
+        try:
+            pieces = aiter(self._bound(model, call).astream(_history(call), _ALONE))
+            while True:
+                async with asyncio.timeout(timeout_s):
+                    piece = await anext(pieces, None)
+                if piece is None:
+                    break
+                whole = piece if whole is None else whole + piece
+                yield _chunk(piece)
+        except TimeoutError:
+            yield Failure(FailureKind.TIMEOUT, f"silent for {timeout_s:g} s")
+            return
+        except Exception as error:  # noqa: BLE001 - as above
+            yield from_exception(error, now_s=time.time())
+            return
+        yield _end(whole)
+
+    def close(self) -> None:
+        """Nothing of ours to release: the models belong to whoever made them."""
+
+    async def aclose(self) -> None:
+        """Nothing of ours to release."""
+
+    def _bound(self, model: Model, call: Call) -> Runnable[Any, Any]:
+        settings = call.settings
+        chosen: dict[str, Any] = {
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "max_tokens": settings.max_output_tokens,
+            "seed": settings.seed,
+            "stop": list(settings.stop) or None,
+        }
+        kwargs = {key: value for key, value in chosen.items() if value is not None} | dict(settings.extra)
+        if call.response_format is not None:
+            schema = orjson.loads(call.response_format.schema or '{"type":"object"}')
+            kwargs["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": call.response_format.name, "schema": schema},
+            }
+        if not call.tools:
+            return self._models[model.name].bind(**kwargs)
+        choice = settings.tool_choice.removeprefix("tool:")
+        tools = [
+            {
+                "type": "function",
+                "function": {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": orjson.loads(tool.parameters),
+                },
+            }
+            for tool in call.tools
+        ]
+        if choice:
+            kwargs["tool_choice"] = "any" if choice == "required" else choice
+        return self._models[model.name].bind_tools(tools, **kwargs)
+
+
+def _history(call: Call) -> list[BaseMessage]:
+    return [from_core(message) for message in call.messages]
+
+
+def _reply(message: Any) -> Reply:
+    seen = to_core([message])[0]
+    return Reply(
+        seen.parts,
+        seen.tool_calls,
+        read_finish(message),
+        read_usage(message),
+        str(message.response_metadata.get("model_name") or ""),
+        str(message.response_metadata.get("id") or message.id or ""),
+    )
+
+
+def _chunk(piece: AIMessageChunk) -> Chunk:
+    parts = to_core([AIMessage(piece.content)])[0].parts
+    return Chunk(
+        text="".join(part.text for part in parts if isinstance(part, Text)),
+        thinking=next((part for part in parts if isinstance(part, Thinking)), None),
+        tool_calls=tuple(
+            ToolCallDelta(delta["index"] or 0, delta["id"] or "", delta["name"] or "", delta["args"] or "")
+            for delta in piece.tool_call_chunks
+        ),
+    )
+
+
+def _end(whole: AIMessageChunk | None) -> Chunk | Failure:
+    if whole is None:
+        return Failure(FailureKind.MALFORMED, "the stream had no content")
+    return Chunk(
+        finish=read_finish(whole),
+        usage=read_usage(whole) if whole.usage_metadata else None,
+        model=str(whole.response_metadata.get("model_name") or ""),
+    )
