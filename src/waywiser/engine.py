@@ -113,6 +113,26 @@ class Engine:
         if answers is not None:
             answers.append(answer)
 
+    def decide(self, call: Call) -> Receipt:
+        """Decide where a call would go, without sending it or setting anything aside."""
+        pipeline = Pipeline(call, self.policy, now_s=self.clock.now())
+        run = pipeline.run()
+        result: object = None
+        try:
+            while True:
+                effect = run.send(result)
+                if isinstance(effect, Open):
+                    opened = self.store.open(effect.call.origin.session, effect.path, effect.now_s, effect.policy)
+                    result = self._situation(effect, opened)
+                elif isinstance(effect, Reserve):
+                    return pipeline.preview(self.clock.now())
+                elif isinstance(effect, Record):
+                    return effect.receipt
+                else:
+                    result = self._thought(effect)
+        finally:
+            run.close()
+
     def close(self) -> None:
         """Release the store and the connections of the blocking side."""
         for upstream in set(self._upstreams.values()):

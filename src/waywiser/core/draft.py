@@ -199,11 +199,17 @@ class Draft:
     def _number(self) -> int:
         return self._situation.trail.count + 1 if self._situation is not None else 0
 
-    def receipt(self, now_s: float, *, refused: str = "", model: str = "") -> Receipt:
-        """Write the receipt as of `now_s`. `model` names who answered when it was none of the attempts."""
+    def receipt(self, now_s: float, *, refused: str = "", model: str = "", preview: bool = False) -> Receipt:
+        """Write the receipt as of `now_s`. `model` names who answered when it was none of the attempts.
+
+        A `preview` names the candidate that would be asked first, and what that is expected to cost.
+        """
         call, judgement = self._call, self._judgement
         flight = self._landed
         origin = call.origin
+        chosen = flight.candidate if flight else None
+        if preview and judgement is not None and judgement.verdict.ladder:
+            chosen = judgement.verdict.ladder[0]
         return Receipt(
             id=call.id,
             session=origin.session,
@@ -216,8 +222,8 @@ class Draft:
             kind=judgement.step.kind if judgement else "",
             kind_by=judgement.step.by if judgement else "",
             kind_confidence=judgement.step.confidence if judgement else 0.0,
-            tier=flight.candidate.tier if flight else "",
-            model=flight.candidate.model.name if flight else model,
+            tier=chosen.tier if chosen else "",
+            model=chosen.model.name if chosen else model,
             considered=judgement.verdict.considered if judgement else (),
             attempts=tuple(self._attempts),
             usage=self._usage,
@@ -230,7 +236,7 @@ class Draft:
             refused=refused,
             reasons=tuple(self.reasons),
             classification=judgement.seen if judgement else None,
-            simulated=bool(flight and flight.candidate.model.api == "simulated"),
+            simulated=bool(chosen and chosen.model.api == "simulated"),
             loop=self._loop,
         )
 

@@ -106,6 +106,10 @@ class Pipeline:
                 self._call = conclude(self._call, result)
                 judgement = yield from judge(bench, self._call)
 
+    def preview(self, now_s: float) -> Receipt:
+        """Write the receipt of a call that was decided and not sent, once `run()` has asked for its first hold."""
+        return self._draft.receipt(now_s, preview=True)
+
     def abandon(self, now_s: float) -> Settlement | None:
         """What to settle when the driver stops the run: the open hold, charged for what is known to be used.
 
