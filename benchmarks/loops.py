@@ -3,7 +3,8 @@
     python benchmarks/loops.py [--json] [--data FOLDER] [--half a|b] [--price-in 0.15 --price-out 0.60]
 
 A session *truly loops* when one (tool, arguments, raw result) occurs at least four times with nothing new in between:
-no word of the user, and no tool result that had not been there since the user last spoke. That is computed offline,
+no word of the user, and no tool result that had not been there since the user last spoke (calls of one assistant turn
+count once: they were decided at once). That is computed offline,
 over the whole session, on raw strings, and knows nothing of the detector. Repetition 1 is the second occurrence.
 The first repetition after which a rule fires is where it fires; what comes after is what a stop there would have saved.
 
@@ -85,6 +86,7 @@ class Truth:
 
 def truth(session: Session) -> Truth:
     calls: dict[str, tuple[str, str]] = {}
+    turns: dict[str, int] = {}
     runs: dict[tuple[str, str, str], list[int]] = {}
     known: set[tuple[str, str, str]] = set()
     found: list[int] = []
@@ -93,12 +95,14 @@ def truth(session: Session) -> Truth:
             runs, known = {}, set()
         for call in message.tool_calls:
             calls[call.id] = (call.name, call.arguments)
+            turns[call.id] = index
         if message.role is Role.TOOL:
             key = (*calls.get(message.tool_call_id, ("", "")), message.text)
             if key not in known:
                 runs = {}
                 known.add(key)
-            runs.setdefault(key, []).append(index)
+            if not runs.get(key) or turns.get(message.tool_call_id, 0) > runs[key][-1]:
+                runs.setdefault(key, []).append(index)
             if len(runs[key]) >= 4 and not found:
                 found = runs[key]
     return Truth(bool(found), found[1:])
@@ -131,7 +135,9 @@ def events_of(messages: list[Message]) -> list[tuple[int, Event]]:
                 events.append((index, Event("say", message.text)))
         elif message.role is Role.TOOL:
             text = message.text
-            events.append((index, Event("call", calls.get(message.tool_call_id, ""), text, text[:5].lower() == "error")))
+            events.append(
+                (index, Event("call", calls.get(message.tool_call_id, ""), text, text[:5].lower() == "error"))
+            )
     return events
 
 
@@ -143,7 +149,7 @@ def since_user(events: list[Event]) -> list[Event]:
 
 
 def openhands(events: list[Event]) -> bool:
-    """Same action and observation x4, same action and error x3, monologue x3, alternation over 6; last 20, since user."""
+    """Action and observation x4, action and error x3, monologue x3, alternation over 6; last 20, since the user."""
     recent = since_user(events[-20:])
     calls = [event for event in recent if event.kind == "call"]
     last4 = calls[-4:]
@@ -315,7 +321,10 @@ def summary(score: Score) -> dict:
 def trail_cost(steps: int = 500, rounds: int = 300) -> dict:
     """Cost of one step at a trail of `steps` steps: a working agent, and the same agent in a cycle of three calls."""
     out = {}
-    for name, result in (("working", "result {index} of the search, and more text about it" * 4), ("cycling", "nothing")):
+    for name, result in (
+        ("working", "result {index} of the search, and more text about it" * 4),
+        ("cycling", "nothing"),
+    ):
         control = LoopControl(after=10_000)
         messages = [Message(Role.USER, (Text("go"),))]
         for index in range(steps):
@@ -415,7 +424,9 @@ def main() -> None:
         print(json.dumps(report, indent=1))
         return
     print(f"{len(sessions)} recorded sessions\n")
-    print(f"{'rule':24} {'good flagged':>14} {'mermaid':>9} {'failed':>7} {'true loops':>12} {'at rep.':>8} {'saved':>16}")
+    print(
+        f"{'rule':24} {'good flagged':>14} {'mermaid':>9} {'failed':>7} {'true loops':>12} {'at rep.':>8} {'saved':>16}"
+    )
     for name, row in report["rules"].items():
         good = f"{row['successful_flagged']} ({row['successful_flagged_share']:.2%})"
         mermaid = f"{row['mermaid_successful_flagged']}/{row['mermaid_successful']}"

@@ -68,7 +68,7 @@ class Monologue:
             self._code = not self._code
         elif not found[0].isalnum() and found[0] < "\u0e00":
             # An answer that opens with a bracket is data as a whole; a line that opens with a bar is a row.
-            self._code = self._code or not self._begun and found != "|"
+            self._code = self._code or (not self._begun and found != "|")
             self._row = found == "|" if self._line_start else self._row
             self._line_start, self._begun = False, True
         else:
