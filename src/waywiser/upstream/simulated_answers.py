@@ -105,7 +105,7 @@ def _ids(call: ToolCall) -> frozenset[str]:
 def _told(value: JSON, wanted: frozenset[str], limit: int) -> str:
     """Put a JSON value in words: of a list the entries nearest to the question, of a record its plain fields."""
     if isinstance(value, list):
-        near = sorted(value, key=lambda item: -len(stems(json.dumps(item)) & wanted))
+        near = sorted(value[:200], key=lambda item: -len(stems(json.dumps(item)) & wanted))
         return "; ".join(_told(item, wanted, limit) for item in near[:2])
     if not isinstance(value, dict):
         return _best(str(value), wanted)

@@ -50,10 +50,8 @@ _BARE = frozenset(
     stem(word) for word in ("id", "number", "no", "code", "key", "ref", "the", "name", "old", "new", "current")
 )
 _NOUNS = stems("order customer product item tracking")
-_SUM = re.compile(r"[\d.(][\d\s.+*/()%-]*[+*/-][\d\s.+*/()%-]*[\d)]")
-_AFTER = re.compile(
-    r"\b(?:for|to|into|with|instead|rather|want)\b(?!.*\b(?:for|to|into|with|instead|rather|want)\b)(.*)", re.S
-)
+_SUM = re.compile(r"[\d.(][\d\s.+*/()%-]{0,80}[+*/-][\d\s.+*/()%-]{0,80}[\d)]")
+_AFTER = re.compile(r"\b(?:for|to|into|with|instead|rather|want)\b")
 _PLACE = {"street": "street", "addr": "street", "city": "city", "town": "city", "state": "state", "province": "state"}
 
 
@@ -101,15 +99,11 @@ def resolve(schema: Schema, root: Schema, depth: int = 8) -> Schema:
     whole = schema.get("allOf")
     if depth and isinstance(whole, list):
         merged: dict[str, JSON] = {key: value for key, value in schema.items() if key != "allOf"}
-        for branch in (dict(resolve(b, root, depth - 1)) for b in whole if isinstance(b, dict)):
-            mine, theirs = merged.get("properties"), branch.get("properties")
-            if isinstance(mine, dict) and isinstance(theirs, dict):
-                branch = {
-                    **branch,
-                    "properties": {**mine, **theirs},
-                    "required": [*required(merged), *required(branch)],
-                }
-            merged |= branch
+        for branch in (resolve(b, root, depth - 1) for b in whole if isinstance(b, dict)):
+            fields = {**properties(merged), **properties(branch)}
+            needs = [*required(merged), *required(branch)]
+            both: dict[str, JSON] = {name: dict(field) for name, field in fields.items()}
+            merged |= {**branch, "properties": both, "required": list[JSON](needs)}
         return merged
     return schema
 
@@ -240,7 +234,8 @@ def _from_facts(name: str, field: Schema, want: Want, known: Sequence[Fact], tak
     named = re.search(r"\bfrom `?(\w+_\w+)", told)
     used = {json.dumps(v) for value in taken.values() for v in (value if isinstance(value, list) else [value])}
     used = used if bare != name else set()
-    aim = stems(match.group(1)) if (match := _AFTER.search(want.clause.text)) else want.clause.stems
+    aims = _AFTER.split(want.clause.text)  # what follows the last "for", "to", "instead" is what is wanted
+    aim = stems(aims[-1]) if len(aims) > 1 else want.clause.stems
     best: tuple[float, int, JSON] | None = None
     for place, fact in enumerate(known):
         like = _likeness(bare, nouns, shapes, fact)

@@ -36,7 +36,7 @@ _STOP = frozenset(
 )
 LONG = 20_000  # characters of one message that are read as prose
 READING = "find"  # the common form of every verb that only looks
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}\.[\w.-]{0,64}\w")
 _ID = re.compile(r"(?<![\w@.$-])#?(?:[A-Za-z]{1,6}[-_]?\d{2,}[\w-]*|[a-z]+_[a-z]+_\d+|\d{6,})(?![\w@])|#\w+")
 _DATE = re.compile(r"\b\d{4}-\d{2}-\d{2}\b")
 _ZIP = re.compile(r"(?<![\w#.-])\d{5}(?![\w.-]*\d)")
@@ -60,8 +60,8 @@ class Fact:
     """A value found in the conversation.
 
     `key` says what it is, as far as known (`order_id`, or the word before an id); `kind` is `email`, `zip`, `name`,
-    `id`, `date`, `number`, `quote`, `street`, `city`, `state` or `text`; `turn` is the message it stands in; `around` holds
-    the stems of its record or clause; `said` is true when a person said it and false when a tool returned it, and
+    `id`, `date`, `number`, `quote`, `street`, `city`, `state` or `text`; `turn` is the message it stands in; `around`
+    holds the stems of its record or clause; `said` is true when a person said it and false when a tool returned it, and
     `source` names that tool.
     """
 
@@ -105,7 +105,7 @@ def stems(text: str) -> frozenset[str]:
 
 def keywords(text: str, limit: int = 8) -> str:
     """Return the words of `text` that carry meaning, as written, in order, each once."""
-    bare = _ID.sub(" ", _EMAIL.sub(" ", text))
+    bare = _ID.sub(" ", _EMAIL.sub(" ", text[:LONG]))
     found = [
         word
         for word in re.findall(r"[^\W_][\w'-]*", bare)

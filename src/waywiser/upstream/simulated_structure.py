@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from waywiser.core.calls import JSON, Tool
-from waywiser.upstream.simulated_arguments import Schema, nearest, properties, required, resolve
+from waywiser.upstream.simulated_arguments import Schema, Want, nearest, properties, required, resolve
 from waywiser.upstream.simulated_reading import Clause, keywords, stems
 from waywiser.upstream.simulated_tools import THINGS, Reading, chain, goals
 
@@ -109,12 +109,23 @@ def tasks(brief: Brief) -> list[Task]:
         keys = {link: (link.name, "" if stems(link.name) & _PEOPLE else want.anchor) for link in links}
         for link, sources in links.items():
             order = list(found)
-            about = f"{want.anchor}: " if want.anchor and want.anchor not in want.clause.text else ""
-            text = f"{link.name.replace('_', ' ').capitalize()} for: {about}{want.clause.text}"
+            text = _worded(link, want, brief, last=link is tool)
             found.setdefault(keys[link], Task(text, link.name, tuple(order.index(keys[source]) for source in sources)))
     if found:
         return list(found.values())
     return [Task(clause.text, "", ()) for clause in brief.reading.asked[-3:]] or [Task("Answer the request.", "", ())]
+
+
+def _worded(link: Tool, want: Want, brief: Brief, *, last: bool) -> str:
+    """Word a sub-task so that whoever gets it alone has the ids and the details a person gave."""
+    title = link.name.replace("_", " ").capitalize()
+    if last:
+        about = f"{want.anchor}: " if want.anchor and want.anchor not in want.clause.text else ""
+        return f"{title} for: {about}{want.clause.text}"
+    if stems(link.name) & _PEOPLE:
+        given = [f"{f.kind}: {f.value}" for f in brief.reading.known if f.said and f.kind in {"email", "name", "zip"}]
+        return f"{title} by {', '.join(dict.fromkeys(given)) or 'what was said'}"
+    return f"{title} {want.anchor}".strip()
 
 
 def _value(name: str, schema: Schema, root: Schema, brief: Brief, depth: int) -> JSON:

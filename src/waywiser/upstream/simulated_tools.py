@@ -262,7 +262,7 @@ def _score(tool: Tool, document: frozenset[str], clause: Clause, weight: Mapping
 
 def _negated(text: str, verbs: set[str]) -> bool:
     places = [match.start() for match in re.finditer(r"\w+", text.lower()) if stem(match.group()) in verbs]
-    return bool(places) and all(_KEEP_OUT.search(text.lower()[:place]) for place in places)
+    return bool(places) and all(_KEEP_OUT.search(text.lower()[max(place - 60, 0) : place]) for place in places)
 
 
 def _rarities(documents: Sequence[frozenset[str]]) -> dict[str, float]:
