@@ -12,9 +12,10 @@ from waywiser.core.topology import cycles, roles
 
 
 def edges(text: str) -> tuple[EdgeShape, ...]:
-    """Read `a>b` (sure), `a?b` (one of the conditional ways of a), `a*b` (copies, unknown how many), `a*3b`."""
+    """Read `a>b` (sure), `a?b` (one of the conditional ways of a), `a*b` (copies), `a*3b`, `a?b@2` (two rounds)."""
     made = []
-    for word in text.split():
+    for whole in text.split():
+        word, _, rounds = whole.partition("@")
         mark = next(char for char in word if char in ">?*")
         source, target = word.split(mark)
         copies = 0 if mark != "*" else int(target[0]) if target[0].isdigit() else None
@@ -26,6 +27,7 @@ def edges(text: str) -> tuple[EdgeShape, ...]:
                 conditional=mark != ">",
                 choice="next" if mark == "?" else "",
                 copies=copies,
+                rounds=int(rounds) if rounds else None,
             )
         )
     return tuple(made)
@@ -73,7 +75,7 @@ def test_fan_out_join_and_a_cycle_without_tools() -> None:
 def test_cycles_and_what_bounds_them() -> None:
     (limited,) = cycles(DESK)
     assert str(limited) == "cycle work/agent, work/tools: work/agent runs at most 8 times"
-    assert (limited.bound_by, limited.has_tools, limited.only_default) == ("visits", True, False)
+    assert (limited.bound_by, limited.has_tools, limited.only_default) == ("limits", True, False)
     (loose,) = cycles(react())
     assert str(loose) == "cycle agent, tools: only the recursion limit of 10007 supersteps ends it, LangGraph's default"
     assert loose.only_default
@@ -115,7 +117,17 @@ def test_cycles_and_what_bounds_them() -> None:
             10,
             30,
         ),
-        # a judge who may send an answer back twice
+        # the same, handing over in the first four rounds only, and then ending
+        (
+            GraphShape(
+                "",
+                (NodeShape("boss", calls=1), NodeShape("x", calls=5), NodeShape("y", calls=3)),
+                edges("S>boss boss?x@4 boss?y@4 boss?E x>boss y>boss"),
+            ),
+            None,
+            25,
+        ),
+        # a judge who may be asked twice, and one who may send an answer back once
         (
             GraphShape(
                 "", (NodeShape("answer", calls=1), NodeShape("judge", calls=1, visits=2)),
@@ -123,6 +135,14 @@ def test_cycles_and_what_bounds_them() -> None:
             ),
             None,
             5,
+        ),
+        (
+            GraphShape(
+                "", (NodeShape("answer", calls=1), NodeShape("judge", calls=1)),
+                edges("S>answer answer>judge judge?answer@1 judge?E"),
+            ),
+            None,
+            4,
         ),
     ],
 )  # fmt: skip
@@ -154,6 +174,7 @@ def run(shape: GraphShape, recursion: int, chance: random.Random) -> int:
             calls += node.calls or 0
             calls += run(node.inner, recursion, chance) if node.inner else 0
             after = [edge for edge in shape.edges if edge.source == name]
+            after = [edge for edge in after if edge.rounds is None or visits[name] <= edge.rounds]
             choices = [edge for edge in after if edge.choice]
             taken = [edge for edge in after if not edge.choice and (not edge.conditional or chance.random() < 0.9)]
             taken += [chance.choice(choices)] if choices else []
@@ -177,7 +198,10 @@ def random_shape(chance: random.Random, depth: int = 1) -> GraphShape:
         for name in names
     )
     ways = [
-        chance.choice(names) + chance.choice([">", ">", "?", "?", "*2"]) + chance.choice([*names, "E"])
+        chance.choice(names)
+        + chance.choice([">", ">", "?", "?", "*2"])
+        + chance.choice([*names, "E"])
+        + chance.choice(["", "", "@1", "@2"])
         for _ in range(chance.randint(0, 9))
     ]
     starts = [f"S>{name}" for name in chance.sample(names, min(len(names), chance.randint(1, 2)))]

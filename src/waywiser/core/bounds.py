@@ -4,8 +4,9 @@ Three ways to bound it, each sound on its own; the least is the answer.
 
 - *Supersteps*: a node that is reached by edges runs at most once in a superstep, and only in those supersteps that a
   walk from the start can reach it in; never more often than its predecessors have sent for it, nor than its own limit.
-- *Tokens*: cut the graph at the nodes of limited visits. What is left has no cycle (or this way says nothing), so
-  the calls that can follow one visit are a sum over what it starts and a maximum over what excludes each other.
+- *Tokens*: cut the graph at the nodes of limited visits and the edges of limited rounds. What is left has no cycle (or
+  this way says nothing), so the calls that can follow one visit are a sum over what it starts and a maximum over what
+  excludes each other.
 - *Walks*: the same sum and maximum over the supersteps that remain, which needs no limits but the recursion limit.
 
 A bound holds for one invocation, in which no node is run again after a failure or an interrupt. None means unbounded.
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from waywiser.core.shape import END, START, EdgeShape, GraphShape, NodePath
+from waywiser.core.shape import START, EdgeShape, GraphShape, NodePath
 from waywiser.core.topology import digraph, knots, supersteps
 
 Amount = int | None  # None: without bound
@@ -76,8 +77,11 @@ class _Graph:
         self.after = {name: [edge for edge in self.edges if edge.source == name] for name in known}
         self.before = {name: [edge for edge in self.edges if edge.target == name] for name in known}
         self.visits = self._visits()
-        cut = self.graph.subgraph(set(self.graph) - self.limits.keys())
-        self.order = None if knots(cut.copy()) else list(reversed(list(nx.topological_sort(cut))))
+        cut: nx.DiGraph[str] = nx.DiGraph()
+        cut.add_nodes_from(known - self.limits.keys())
+        free = (edge for edge in self.edges if edge.rounds is None)
+        cut.add_edges_from((edge.source, edge.target) for edge in free if {edge.source, edge.target} <= set(cut))
+        self.order = None if knots(cut) else list(reversed(list(nx.topological_sort(cut))))
 
     def most(self, weights: Weights, *, deep: bool = False) -> Amount:
         """The most that the visits of a run can weigh; `deep` also tries the walks, which take longer."""
@@ -101,8 +105,9 @@ class _Graph:
         for _ in range(2 * len(self.names) + 2):
             before = dict(visits)
             for name in self.names:
-                pull = _sum(visits[edge.source] for edge in self.before[name] if edge.copies == 0)
-                sent = _sum(_times(edge.copies, visits[edge.source]) for edge in self.before[name] if edge.copies != 0)
+                into = [(edge, _least(edge.rounds, visits[edge.source])) for edge in self.before[name]]
+                pull = _sum(taken for edge, taken in into if edge.copies == 0)
+                sent = _sum(_times(edge.copies, taken) for edge, taken in into if edge.copies != 0)
                 inflow = _plus(_least(pull, pulled.get(name, 0)), sent)
                 visits[name] = _least(visits[name], inflow)
             if visits == before:
@@ -137,16 +142,28 @@ class _Graph:
         return _sum(_times(weights.get(name, 0), self.visits[name]) for name in self.names)
 
     def _by_tokens(self, weights: Weights, order: list[str]) -> Amount:
-        """Sum what can follow the start, and each visit of a limited node, up to the next limited node."""
+        """Sum what can follow the start, each visit of a limited node, and each round of a limited edge."""
         follows: dict[str, Amount] = dict.fromkeys(self.limits, 0)
         for name in order:
-            if name != END:
-                follows[name] = _plus(weights.get(name, 0), self._started(name, follows))
-        total = follows.get(START, 0)
+            follows[name] = _plus(weights.get(name, 0), self._started(name, follows, rounds=0))
+        total = follows[START]
         for name in self.names:
             if name in self.limits:
-                each = _plus(weights.get(name, 0), self._started(name, follows))
+                each = _plus(weights.get(name, 0), self._started(name, follows, rounds=0))
                 total = _plus(total, _times(each, self.visits[name]))
+            total = _plus(total, self._by_rounds(name, follows))
+        return total
+
+    def _by_rounds(self, name: str, follows: Mapping[str, Amount]) -> Amount:
+        """What the limited edges of a node add, over all of its rounds, to what its other edges start anyway."""
+        anyway = self._started(name, follows, rounds=0)
+        total: Amount = 0
+        closing = sorted({edge.rounds for edge in self.after[name] if edge.rounds is not None})
+        for before, last in zip([0, *closing], closing, strict=False):
+            started = self._started(name, follows, rounds=last)
+            if started is None or anyway is None:
+                return None
+            total = _plus(total, (last - before) * (started - anyway))
         return total
 
     def _by_walks(self, weights: Weights, ceiling: int) -> Amount:
@@ -162,11 +179,16 @@ class _Graph:
         started = self._started(START, left)
         return None if started is None or started >= _BEYOND else started
 
-    def _started(self, name: str, worth: Mapping[str, Amount]) -> Amount:
-        """What one visit of `name` starts: all that is sure or independent, the dearest of what excludes each other."""
+    def _started(self, name: str, worth: Mapping[str, Amount], rounds: int | None = None) -> Amount:
+        """What one visit of `name` starts: all that is sure or independent, the dearest of what excludes each other.
+
+        Of the limited edges only those count that are still open in round number `rounds` (0: none, None: all).
+        """
         groups: dict[str, Amount] = {}
         total: Amount = 0
         for edge in self.after[name]:
+            if edge.rounds is not None and rounds is not None and (rounds == 0 or edge.rounds < rounds):
+                continue
             amount = _edge_worth(edge, worth)
             if edge.choice:
                 groups[edge.choice] = _most(groups.get(edge.choice, 0), amount)

@@ -41,6 +41,7 @@ class EdgeShape:
 
     Conditional edges that share a `choice` exclude each other: a visit of the source takes one of them. `copies` is
     how many copies of the target one visit may start with `Send`: 0 for an ordinary edge, None where it's unknown.
+    `rounds` closes the edge after so many visits of the source (None: it stays open).
     """
 
     source: str
@@ -48,6 +49,7 @@ class EdgeShape:
     conditional: bool = False
     choice: str = ""
     copies: int | None = 0
+    rounds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Roles are named where they decide the kind of a model call: an `entry` sorts req
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -16,30 +16,30 @@ from waywiser.core.shape import DEFAULT_RECURSION, END, START, GraphShape, NodeP
 
 Role: TypeAlias = Literal["tools", "tool_loop", "cycle", "final", "entry", "fan_out", "join"]
 PRECEDENCE: tuple[Role, ...] = ("tools", "tool_loop", "final", "cycle", "fan_out", "join", "entry")
-BoundBy: TypeAlias = Literal["visits", "recursion"]
+BoundBy: TypeAlias = Literal["limits", "recursion"]
 
 
 @dataclass(frozen=True, slots=True)
 class Cycle:
     """Nodes of one graph that can run again and again, in the order of the graph.
 
-    `bound_by` says what ends it: `visits` where every round passes a node of limited visits (`limits` names them with
-    their limits), else the `recursion` limit, counted in supersteps. `only_default` is true when nobody set that one.
+    `bound_by` says what ends it: `limits` where every way around passes one of the `limits`, sentences about nodes of
+    limited visits and edges of limited rounds; else the `recursion` limit, counted in supersteps. `only_default` is
+    true when nobody set that one.
     """
 
     nodes: tuple[NodePath, ...]
     has_tools: bool
     bound_by: BoundBy
-    limits: tuple[tuple[NodePath, int], ...] = ()
+    limits: tuple[str, ...] = ()
     recursion: int = DEFAULT_RECURSION
     only_default: bool = False
 
     def __str__(self) -> str:
         """Say what bounds the cycle, in a sentence."""
         names = ", ".join("/".join(node) for node in self.nodes)
-        if self.bound_by == "visits":
-            limits = ", ".join(f"{'/'.join(path)} runs at most {count} times" for path, count in self.limits)
-            return f"cycle {names}: {limits}"
+        if self.bound_by == "limits":
+            return f"cycle {names}: {', '.join(self.limits)}"
         default = ", LangGraph's default" if self.only_default else ""
         return f"cycle {names}: only the recursion limit of {self.recursion} supersteps ends it{default}"
 
@@ -130,15 +130,15 @@ def _cycles(shape: GraphShape, above: NodePath, recursion: int | None) -> list[C
     graph = digraph(shape)
     found: list[Cycle] = []
     for knot in knots(graph):
-        limits = {name: node.visits for name in knot if (node := shape.by_name.get(name)) and node.visits is not None}
-        bounded = not knots(graph.subgraph(knot - limits.keys()).copy())
+        free = _without_limits(shape, graph.subgraph(knot).copy())
         names = [node.name for node in shape.nodes if node.name in knot]
+        bounded = not knots(free)
         found.append(
             Cycle(
                 nodes=tuple((*above, name) for name in names),
                 has_tools=any(_runs_tools(shape, name) for name in names),
-                bound_by="visits" if bounded else "recursion",
-                limits=tuple(((*above, name), limits[name]) for name in names if name in limits),
+                bound_by="limits" if bounded else "recursion",
+                limits=tuple(_limits(shape, knot, above)),
                 recursion=supersteps(shape, recursion),
                 only_default=recursion is None and shape.recursion is None and not bounded,
             )
@@ -147,3 +147,22 @@ def _cycles(shape: GraphShape, above: NodePath, recursion: int | None) -> list[C
         if node.inner is not None:
             found.extend(_cycles(node.inner, (*above, node.name), recursion))
     return found
+
+
+def _without_limits(shape: GraphShape, graph: nx.DiGraph[str]) -> nx.DiGraph[str]:
+    """Take out of a graph the nodes of limited visits, and the edges that are open for some rounds only."""
+    graph.remove_nodes_from([node.name for node in shape.nodes if node.visits is not None and node.name in graph])
+    closing = {(edge.source, edge.target) for edge in shape.edges if edge.rounds is not None}
+    lasting = {(edge.source, edge.target) for edge in shape.edges if edge.rounds is None}
+    graph.remove_edges_from(closing - lasting)
+    return graph
+
+
+def _limits(shape: GraphShape, knot: set[str], above: NodePath) -> Iterator[str]:
+    """Say which limits there are in a knot of nodes."""
+    for node in shape.nodes:
+        if node.name in knot and node.visits is not None:
+            yield f"{'/'.join((*above, node.name))} runs at most {node.visits} times"
+    for edge in shape.edges:
+        if {edge.source, edge.target} <= knot and edge.rounds is not None:
+            yield f"{'/'.join((*above, edge.source))} goes to {edge.target} in its first {edge.rounds} rounds only"
