@@ -91,7 +91,7 @@ def find_loop(trail: Trail, coming: Seen, control: LoopControl) -> Loop | None:
     run = own[start:]
     after = max(control.after, 2)
     if coming.results:
-        return _repeated_call(run, coming, after)
+        return _repeated_call(own, run, coming, after)
     if coming.answered:
         loop = _repeated_text(own[max(start - 1, 0) :], coming, after)
         if loop is not None:
@@ -149,11 +149,11 @@ def _anchor(coming: Seen) -> bytes:
     return _speaker(coming) + coming.since.to_bytes(8, "little")
 
 
-def _repeated_call(run: Sequence[StepRecord], coming: Seen, after: int) -> Loop | None:
+def _repeated_call(own: Sequence[StepRecord], run: Sequence[StepRecord], coming: Seen, after: int) -> Loop | None:
     """Count how often a result of the coming step, none of which is new, has come since something was."""
     for action in coming.results:
         exact, counted, like = _occurrences(action, run)
-        if exact >= after and exact >= after * (_PATIENCE if _works_between(action, run) else 1):
+        if exact >= after and exact >= after * (_PATIENCE if _works_between(action, own, run) else 1):
             return _loop_of_calls(run, coming, action, exact)
         if action.is_error and like >= after:
             what = f"`{action.tool}` failed with the same error {like} times, with different arguments"
@@ -179,12 +179,13 @@ def _occurrences(action: Action, run: Sequence[StepRecord]) -> tuple[int, int, i
     return exact, counted, like
 
 
-def _works_between(action: Action, run: Sequence[StepRecord]) -> bool:
-    """Tell whether, between two occurrences of the action, something else was done that was done only once.
+def _works_between(action: Action, own: Sequence[StepRecord], run: Sequence[StepRecord]) -> bool:
+    """Tell whether, between two occurrences of the action, something was done that was done only this once.
 
     It came to nothing new (a number, a word thought aloud, an acknowledgement), yet it may be work through a list.
     """
-    done = Counter((old.tool, old.arguments) for step in run for old in step.results)
+    done = Counter((old.tool, old.arguments) for step in own for old in step.results)
+    done[action.tool, action.arguments] += 1
     inside = False
     for step in run:
         inside = inside or any(old.tool == action.tool and old.arguments == action.arguments for old in step.results)

@@ -169,7 +169,7 @@ def echoes(own: Sequence[StepRecord], text: bytes, simhash: int, human: bytes) -
         step, before = own[index], own[index - 1]
         if step.results or before.calls:
             break
-        if step.human == human and step.place != before.place:
+        if step.human == human and (step.length, step.place) != (before.length, before.place):
             equal = before.text == text
             same += equal
             near += equal or alike(before.text_simhash, simhash)
