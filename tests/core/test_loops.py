@@ -278,6 +278,21 @@ def test_a_few_writes_that_differ_by_number() -> None:
     assert not any(agent.act(("delete", {"id": n}, "deleted")) for n in range(5))
 
 
+def test_any_number_of_writes_to_things_that_were_listed() -> None:
+    agent = Agent()
+    agent.act(("list", {}, json.dumps([f"mail_{n}" for n in range(100, 140)])))
+    assert not any(agent.act(("delete", {"id": f"mail_{n}"}, "deleted")) for n in range(100, 140))
+    unlisted = Agent()
+    assert any(unlisted.act(("delete", {"id": f"mail_{n}"}, "deleted")) for n in range(100, 140))
+
+
+def test_a_listed_thing_does_not_excuse_a_counter_beside_it() -> None:
+    agent = Agent()
+    agent.act(("list", {}, "orders: W6247578"))
+    flags = [agent.act(("track", {"order": "W6247578", "attempt": 100 + n}, "no news")) for n in range(8)]
+    assert first_flag(flags) == 6
+
+
 def test_navigation_named_in_the_policy() -> None:
     steps = [("goto_node", {"node": "START"}, "you are at START")] * 8
     named = Agent(replace(RULE, navigation=frozenset({"goto_node"})))

@@ -23,6 +23,8 @@ _SKETCHED_CHARS = 4000
 _MASKED_CHARS = 20_000
 _ERROR_CHARS = 600
 
+_WRITE = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
+
 _NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d{0,14})(?:\.\d{1,15})?(?:[eE][+-]?\d{1,2})?")
 _WORD = re.compile(r"\w+")
 _DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
@@ -78,7 +80,7 @@ def canonical_arguments(arguments: str) -> str:
     """
     try:
         decoded: JSON = json.loads(arguments or "{}")
-        return json.dumps(_plain(decoded), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return _WRITE(_plain(decoded))
     except (ValueError, RecursionError):
         return " ".join(arguments.split())
 

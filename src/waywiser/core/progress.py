@@ -11,8 +11,9 @@ calls over the same history (a replay, a retry, a second node) see the same mome
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from waywiser.core.calls import Reply
 from waywiser.core.canonical import (
@@ -33,6 +34,8 @@ WINDOW = 32
 """How many of the newest steps are looked at. A repetition further apart than that is not noticed."""
 
 _NOTHING = frozenset(short_digest(text) for text in ("", "null", "None"))
+_NUMBERED = re.compile(r"[^\W_]*\d[^\W_]*")
+_LISTS = 256  # messages before the new ones that may hold the list an agent works through
 _LOOK_BACK = 8  # messages before the new ones, to find the call that an early result answers
 
 
@@ -105,7 +108,7 @@ def seen(
     length = len(messages)
     place = messages[-1].digest[:DIGEST_BYTES] if messages else b""
     start, origin, goes_on = _arrived(messages, place, own)
-    arrival = _read(messages, start, origin)
+    arrival = _read(messages, start, origin, own)
     human, spoke = arrival.person, bool(arrival.person)
     if not human:
         human = origin.human if origin is not None else _newest_person(messages, start)
@@ -202,7 +205,7 @@ def _arrived(
     return 0, None, False
 
 
-def _read(messages: Sequence[Message], start: int, origin: StepRecord | None) -> _Arrival:
+def _read(messages: Sequence[Message], start: int, origin: StepRecord | None, own: Sequence[StepRecord]) -> _Arrival:
     if start >= len(messages):
         return _Arrival()
     pending = _calls_before(messages, start) if messages[start].role is Role.TOOL else []
@@ -215,7 +218,15 @@ def _read(messages: Sequence[Message], start: int, origin: StepRecord | None) ->
             if message.name and message.text:
                 heard.append(text_marks(message.text)[0])
         elif message.role is Role.TOOL:
-            results.append(_action(message, _answered(message, pending)))
+            call = _answered(message, pending)
+            action = _action(message, call)
+            if (
+                call is not None
+                and _only_counts(action, own)
+                and _listed(messages[max(start - _LISTS, 0) : start], call)
+            ):
+                action = replace(action, shape=b"")
+            results.append(action)
         elif message.role is Role.USER:
             person = _content(message)
     spoken = b""
@@ -253,6 +264,42 @@ def _action(message: Message, call: ToolCall | None) -> Action:
         is_error=message.is_error or reads_as_error(text),
         shape=written if plain == arguments else short_digest(plain),
     )
+
+
+def _only_counts(action: Action, own: Sequence[StepRecord]) -> bool:
+    """Tell whether the call differs from an earlier one by numbers only and came to the same."""
+    if action.shape == action.arguments:
+        return False
+    result, shape, counts = action.result, action.shape, False
+    for step in own:
+        for old in step.results:
+            if old.result == result and old.shape == shape:
+                if old.arguments == action.arguments:
+                    return False
+                counts = True
+    return counts
+
+
+def _listed(before: Sequence[Message], call: ToolCall) -> bool:
+    """Tell whether the numbers that set the call apart from the one before come from a person's or a tool's words.
+
+    Then it takes the next thing of a list; a counter of its own making stands nowhere. One digit proves nothing.
+    """
+    earlier = (old for message in reversed(before) for old in message.tool_calls if old.name == call.name)
+    last = next(earlier, None)
+    if last is None:
+        return False
+    missing = set(_NUMBERED.findall(call.arguments)) - set(_NUMBERED.findall(last.arguments))
+    if not missing or min(map(len, missing)) < 2:
+        return False
+    for message in reversed(before):
+        if message.role is Role.TOOL or message.role is Role.USER:
+            text = message.text
+            if any(word in text for word in missing):
+                missing.difference_update(_NUMBERED.findall(text))
+                if not missing:
+                    return True
+    return False
 
 
 def _content(message: Message) -> str:
