@@ -109,11 +109,19 @@ def goals(tools: Sequence[Tool], asked: Sequence[Clause], known: Sequence[Fact] 
             continue
         tool = tools[-place]
         for anchor in ids or [""]:
-            found.setdefault((tool.name, anchor), (tool, Want(clause, anchor)))
+            found.setdefault((tool.name, anchor), (tool, Want(_in_context(clause, asked), anchor)))
     if not found:
         found = _general(tools, documents, asked)
     named = {name for name, anchor in found if anchor}
     return [goal for (name, anchor), goal in found.items() if anchor or name not in named]
+
+
+def _in_context(clause: Clause, asked: Sequence[Clause]) -> Clause:
+    """Put the sentence before a clause that only says `it` or `them`, so that what is meant is in it."""
+    before = [other for other in asked[: asked.index(clause)] if other.turn == clause.turn]
+    if not before or not re.search(r"\b(?:it|them|that|this|these|those|one|ones)\b", clause.text.lower()):
+        return clause
+    return Clause(f"{before[-1].text} {clause.text}", clause.turn, before[-1].stems | clause.stems)
 
 
 def _general(
@@ -257,6 +265,8 @@ def _score(tool: Tool, document: frozenset[str], clause: Clause, weight: Mapping
         return score + 1.5
     if not shared_name and len(shared) < (2 if clause.asks else 3):
         return 0.0
+    if named and not _looked_up_by(tool) and not any(stems(p) & clause.stems for p in required(parameters(tool))):
+        score /= 2  # the clause names the thing itself: a tool that takes it fits better than one that lists
     return score + 0.8 * bool(clause.asks and shared & _RULES)
 
 
