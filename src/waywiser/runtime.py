@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from waywiser.core.classification import Classification
 from waywiser.core.messages import Message
 from waywiser.core.models import Model
 from waywiser.engine import Engine
-from waywiser.errors import ConfigError, Problem
+from waywiser.errors import ConfigError, Problem, StoreError
 from waywiser.ports import Classifier, Clock, SessionStore, Sink, Upstream
 from waywiser.stores.memory import MemoryStore
 from waywiser.stores.sqlite import SqliteStore
@@ -59,20 +60,19 @@ def build(
     checks: Mapping[str, UserCheck] | None = None,
     sinks: Sequence[Sink] = (),
     clock: Clock | None = None,
+    need_keys: bool = True,
 ) -> Runtime:
     """Put a runtime together.
 
     `store` is a path of a SQLite file (default `waywiser.sqlite` in the current folder), `:memory:`, or a store.
-    `models` answers for models by name with LangChain chat models. Raises `ConfigError` for a model whose key is not
+    `models` answers for models by name with LangChain chat models. `need_keys=False` is for deciding without calling. Raises `ConfigError` for a model whose key is not
     in the environment, with the place where the policy names it.
     """
     own = dict(models or {})
     core = _handed_over(policy, own)
-    missing = [] if upstreams and "openai" in upstreams else list(missing_keys(core, own))
-    if missing:
+    if need_keys and (missing := missing_keys(core, own)):
         raise ConfigError(missing)
-    exact = TokenCounter()
-    made: dict[str, Upstream] = {"simulated": SimulatedUpstream(lambda text: exact.text(text, "o200k_base"))}
+    made: dict[str, Upstream] = {"simulated": SimulatedUpstream(partial(TokenEstimator().text, encoding="o200k_base"))}
     if own:
         from waywiser.upstream.langchain_model import LangChainUpstream  # noqa: PLC0415 - langchain-core is slow to import
 
@@ -85,7 +85,7 @@ def build(
         core.policy,
         store=open_store(store),
         upstreams={**made, **(upstreams or {})},
-        counter=exact if core.policy.budget.estimate == "strict" else TokenEstimator(),
+        counter=TokenCounter() if core.policy.budget.estimate == "strict" else TokenEstimator(),
         classifier=classifier or LazyClassifier(),
         checker=Acceptance(checks),
         sinks=sinks,
@@ -101,6 +101,13 @@ def open_store(store: str | Path | SessionStore | None) -> SessionStore:
     if isinstance(store, str | Path):
         return MemoryStore() if str(store) == ":memory:" else SqliteStore(store)
     return store
+
+
+def open_existing(path: str | Path) -> SessionStore:
+    """Open a SQLite store that must be there already. Raises `StoreError` for one that is not."""
+    if not Path(path).is_file():
+        raise StoreError(f"{path}: no such store; `--store` names another")
+    return SqliteStore(path)
 
 
 class LazyClassifier:
@@ -123,7 +130,7 @@ def key_of(model: Model, keys: Mapping[str, str]) -> str:
     return keys.get(model.name) or (os.environ.get(model.key_env, "") if model.key_env else "")
 
 
-def missing_keys(loaded: LoadedPolicy, own: Mapping[str, object]) -> Sequence[Problem]:
+def missing_keys(loaded: LoadedPolicy, own: Mapping[str, object]) -> list[Problem]:
     """Name every model of the policy whose key is not there."""
     problems = []
     for tier in loaded.policy.tiers:

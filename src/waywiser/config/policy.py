@@ -12,11 +12,13 @@ from waywiser.config.policy_schema import LimitsSpec, ModelSpec, PolicySpec, Pri
 from waywiser.config.source import Source
 from waywiser.config.shapes import suggest
 from waywiser.core.budget import NANOS_PER_USD, Limits
+from waywiser.core.loops import LADDER
 from waywiser.core.models import Ability, Model, Price
 from waywiser.core.policy import (
     BudgetRule,
     Condition,
     FallbackRule,
+    LoopControl,
     Policy,
     Pressure,
     Rule,
@@ -109,10 +111,20 @@ class _Loader:
                 on_exhausted=budget.on_exhausted,
                 lease_s=budget.lease_s,
             ),
+            loops=self._loops(),
             fallback=FallbackRule(spec.fallback.attempts, spec.fallback.timeout_s, spec.fallback.deadline_s),
             min_saving=spec.switching.min_saving,
             reveal_below=spec.reveal.below if spec.reveal else 0.0,
         )
+
+    def _loops(self) -> LoopControl | None:
+        spec = self._spec.loops
+        if spec is None:
+            return None
+        order = [LADDER.index(rung) for rung in spec.ladder]
+        if order != sorted(set(order)):
+            self._problem(("loops", "ladder"), "each rung once, in the order " + ", ".join(LADDER))
+        return LoopControl(spec.after, tuple(spec.ladder), frozenset(spec.navigation))
 
     def _tier(self, name: str, models: Sequence[str]) -> Tier:
         found = []

@@ -193,6 +193,18 @@ class BudgetSpec(Strict):
     lease_s: Seconds = Field(default=300.0, description="After how long an unsettled hold comes back.")
 
 
+class LoopsSpec(Strict):
+    """When repetition without progress counts as a loop, and what is done about it, rung by rung."""
+
+    after: Annotated[int, Field(ge=2, le=20)] = Field(default=3, description="Fruitless repetitions that make a loop.")
+    ladder: list[Rung] = Field(
+        default=["hint", "escalate", "conclude", "stop"],
+        min_length=1,
+        description="What is done, each once for a loop: hint, escalate, conclude, stop.",
+    )
+    navigation: list[str] = Field(default_factory=list, description="Tools that only move about: repeats are normal.")
+
+
 class FallbackSpec(Strict):
     """How long and how often one call is tried."""
 
@@ -229,6 +241,7 @@ class PolicySpec(Strict):
     rules: list[RuleSpec] = Field(default_factory=list)
     weights: WeightsSpec = WeightsSpec()
     budget: BudgetSpec = BudgetSpec()
+    loops: LoopsSpec | None = None
     fallback: FallbackSpec = FallbackSpec()
     switching: SwitchingSpec = SwitchingSpec()
     reveal: RevealSpec | None = None

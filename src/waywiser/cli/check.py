@@ -1,0 +1,86 @@
+"""`waywiser check`: say everything that is wrong or unwise in a policy before anything runs."""
+
+from __future__ import annotations
+
+import argparse
+
+from waywiser.cli.output import table, write_json
+from waywiser.config.policy import LoadedPolicy
+from waywiser.core.budget import Limits
+from waywiser.core.steps import StepKind
+from waywiser.errors import ConfigError, Problem
+from waywiser.runtime import load, missing_keys
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("check", help="check a policy before anything runs")
+    parser.add_argument("policy", help="the policy file")
+    parser.add_argument("--json", action="store_true", help="write JSON")
+    parser.set_defaults(perform=perform)
+
+
+def perform(args: argparse.Namespace) -> int:
+    """Check and report. The exit code is 2 when the policy can't be used."""
+    try:
+        loaded = load(args.policy)
+    except ConfigError as error:
+        if not args.json:
+            raise
+        write_json({"ok": False, "errors": [problem(entry) for entry in error.problems], "warnings": []})
+        return 2
+    warnings = (*loaded.warnings, *missing_keys(loaded, {}))
+    if args.json:
+        write_json({"ok": True, "errors": [], "warnings": [problem(entry) for entry in warnings]})
+        return 0
+    print(_summary(loaded))
+    for warning in warnings:
+        print(f"warning: {warning}")
+    return 0
+
+
+def problem(entry: Problem) -> dict[str, object]:
+    """Write a problem as JSON."""
+    return {
+        "file": entry.place.file,
+        "line": entry.place.line,
+        "column": entry.place.column,
+        "message": entry.message,
+        "hint": entry.hint,
+    }
+
+
+def _summary(loaded: LoadedPolicy) -> str:
+    policy = loaded.policy
+    tiers = table(
+        ("tier", "models", "USD per M in", "out", "context"),
+        [
+            (
+                tier.name,
+                model.name,
+                f"{model.prices[0].input_picos / 1e6:g}",
+                f"{model.prices[0].output_picos / 1e6:g}",
+                f"{model.context_tokens:,}",
+            )
+            for tier in policy.tiers
+            for model in tier.models
+        ],
+        right=(2, 3, 4),
+    )
+    steps = ", ".join(f"{kind} → {policy.step_rule(kind).tier or 'auto'}" for kind in StepKind)
+    return (
+        f"policy {policy.name}: fine\n\n{tiers}\n\nsteps: {steps}\nrules: {len(policy.rules)}\n"
+        f"a session: {_limits(policy.budget.session)} ({policy.budget.estimate} estimates); "
+        f"when that is used up: {policy.budget.on_exhausted}"
+    )
+
+
+def _limits(limits: Limits) -> str:
+    said = [
+        f"{limits.nanos / 1e9:g} USD" if limits.nanos is not None else "",
+        f"{limits.tokens:,} tokens" if limits.tokens is not None else "",
+        f"{limits.llm_calls} model calls" if limits.llm_calls is not None else "",
+        f"{limits.tool_calls} tool calls" if limits.tool_calls is not None else "",
+        f"{limits.seconds:g} s" if limits.seconds is not None else "",
+    ]
+    return ", ".join(entry for entry in said if entry) or "no limit"
