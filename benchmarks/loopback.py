@@ -32,7 +32,14 @@ TOOL_RESULT = re.compile(rb'"role":\s*"tool"|"type":\s*"tool_result"')
 LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 OPENAI_TOOL = re.compile(rb'"function":\s*\{\s*"name":\s*"([^"]+)"')
 OPENAI_TOOLS = re.compile(rb'"tools":\s*\[')
-REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 429: "Too Many Requests", 500: "Internal Server Error", 529: "Overloaded"}
+REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    401: "Unauthorized",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    529: "Overloaded",
+}
 FAULTS = (
     "500", "529", "429", "429-after-1", "401", "context", "filter", "filter-400",
     "timeout-headers", "timeout-first-token", "stall-midstream", "cut", "reset", "drip",
@@ -77,12 +84,21 @@ class OpenAI:
                 {"id": i, "type": "function", "function": {"name": n, "arguments": a}} for i, n, a in calls
             ]
         choice = {"index": 0, "message": message, "finish_reason": finish}
-        out = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": model, "choices": [choice], "usage": self.usage}
+        out = {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": model,
+            "choices": [choice],
+            "usage": self.usage,
+        }
         return json.dumps(out, separators=(",", ":")).encode()
 
     def chunk(self, model: str, delta: dict[str, object], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return event({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model, "choices": [choice]})
+        return event(
+            {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model, "choices": [choice]}
+        )
 
     def stream(self, model: str, words: list[str], calls: list[tuple[str, str, str]], finish: str) -> list[bytes]:
         out = [self.chunk(model, {"role": "assistant", "content": ""})]
@@ -94,7 +110,18 @@ class OpenAI:
                 out.append(self.chunk(model, {"tool_calls": [{"index": index, "function": {"arguments": part}}]}))
         out.append(self.chunk(model, {}, finish))
         if model != "nousage":
-            out.append(event({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model, "choices": [], "usage": self.usage}))
+            out.append(
+                event(
+                    {
+                        "id": "chatcmpl-1",
+                        "object": "chat.completion.chunk",
+                        "created": 1,
+                        "model": model,
+                        "choices": [],
+                        "usage": self.usage,
+                    }
+                )
+            )
         return [*out, event("[DONE]")]
 
     def error(self, message: str, kind: str, code: str | None) -> bytes:
@@ -112,24 +139,47 @@ class Anthropic:
     def reply(self, model: str, text: str | None, calls: list[tuple[str, str, str]], finish: str) -> bytes:
         blocks: list[dict[str, object]] = [{"type": "text", "text": text}] if text else []
         blocks += [{"type": "tool_use", "id": i, "name": n, "input": {"raw": a}} for i, n, a in calls]
-        out = {"id": "msg_1", "type": "message", "role": "assistant", "model": model, "content": blocks, "usage": self.usage}
+        out = {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "model": model,
+            "content": blocks,
+            "usage": self.usage,
+        }
         return json.dumps(out | {"stop_reason": self.finish[finish], "stop_sequence": None}).encode()
 
     def stream(self, model: str, words: list[str], calls: list[tuple[str, str, str]], finish: str) -> list[bytes]:
-        start = {"id": "msg_1", "type": "message", "role": "assistant", "model": model, "content": [], "usage": self.usage | {"output_tokens": 1}}
+        start = {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "model": model,
+            "content": [],
+            "usage": self.usage | {"output_tokens": 1},
+        }
         out = [event({"type": "message_start", "message": start}, "message_start"), event({"type": "ping"}, "ping")]
         if words:
-            out.append(event({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}, "content_block_start"))
+            out.append(
+                event(
+                    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+                    "content_block_start",
+                )
+            )
             for word in words:
                 delta = {"type": "text_delta", "text": word}
                 out.append(event({"type": "content_block_delta", "index": 0, "delta": delta}, "content_block_delta"))
             out.append(event({"type": "content_block_stop", "index": 0}, "content_block_stop"))
         for index, (call_id, name, arguments) in enumerate(calls, start=1):
             block = {"type": "tool_use", "id": call_id, "name": name, "input": {}}
-            out.append(event({"type": "content_block_start", "index": index, "content_block": block}, "content_block_start"))
+            out.append(
+                event({"type": "content_block_start", "index": index, "content_block": block}, "content_block_start")
+            )
             for part in (arguments[:5], arguments[5:]):
                 delta = {"type": "input_json_delta", "partial_json": part}
-                out.append(event({"type": "content_block_delta", "index": index, "delta": delta}, "content_block_delta"))
+                out.append(
+                    event({"type": "content_block_delta", "index": index, "delta": delta}, "content_block_delta")
+                )
             out.append(event({"type": "content_block_stop", "index": index}, "content_block_stop"))
         last = {"type": "message_delta", "delta": {"stop_reason": self.finish[finish]}, "usage": {"output_tokens": 8}}
         return [*out, event(last, "message_delta"), event({"type": "message_stop"}, "message_stop")]
@@ -158,6 +208,10 @@ class Server(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
+        if self.buffer[:1] == b"\x16":  # a TLS hello: answer as any plain HTTP server does
+            self.transport.write(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self.transport.close()
+            return
         while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
             top = self.buffer[: end + 2]
             found = LENGTH.search(top)
@@ -194,7 +248,9 @@ class Server(asyncio.Protocol):
             words = [f" w{n}" for n in range(int(model[6:]))]
             text = "".join(words)
         if streamed:
-            self.transport.write(head(200, "text/event-stream", None) + b"".join(wire.stream(model, words, calls, finish)) + END)
+            self.transport.write(
+                head(200, "text/event-stream", None) + b"".join(wire.stream(model, words, calls, finish)) + END
+            )
         else:
             self.transport.write(whole(wire.reply(model, text, calls, finish)))
 
@@ -212,15 +268,43 @@ class Server(asyncio.Protocol):
             write(whole(wire.error("Overloaded", "overloaded_error", None), 529))
         elif fault in ("429", "429-after-1"):
             extra = "retry-after: 1\r\n" if fault == "429-after-1" else ""
-            write(whole(wire.error("Rate limit reached for requests", "rate_limit_error", "rate_limit_exceeded"), 429, extra=extra))
+            write(
+                whole(
+                    wire.error("Rate limit reached for requests", "rate_limit_error", "rate_limit_exceeded"),
+                    429,
+                    extra=extra,
+                )
+            )
         elif fault == "401":
             write(whole(wire.error("Incorrect API key provided", "authentication_error", "invalid_api_key"), 401))
         elif fault == "context":
-            write(whole(wire.error("This model's maximum context length is 8192 tokens, however you requested 9000", "invalid_request_error", "context_length_exceeded"), 400))
+            write(
+                whole(
+                    wire.error(
+                        "This model's maximum context length is 8192 tokens, however you requested 9000",
+                        "invalid_request_error",
+                        "context_length_exceeded",
+                    ),
+                    400,
+                )
+            )
         elif fault == "filter-400":
-            write(whole(wire.error("The response was filtered by the content management policy", "invalid_request_error", "content_filter"), 400))
+            write(
+                whole(
+                    wire.error(
+                        "The response was filtered by the content management policy",
+                        "invalid_request_error",
+                        "content_filter",
+                    ),
+                    400,
+                )
+            )
         elif fault == "filter":
-            write(start + b"".join(wire.stream(model, WORDS[:1], [], "content_filter")) + END if streamed else whole(wire.reply(model, "", [], "content_filter")))
+            write(
+                start + b"".join(wire.stream(model, WORDS[:1], [], "content_filter")) + END
+                if streamed
+                else whole(wire.reply(model, "", [], "content_filter"))
+            )
         elif fault == "timeout-headers":
             await asyncio.sleep(600)
         elif fault == "timeout-first-token":
@@ -238,19 +322,39 @@ class Server(asyncio.Protocol):
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()
         elif fault == "malformed-json":
-            write(start + b"".join(good[:4]) + event('{"choices": [') + b"".join(good[4:]) + END if streamed else whole(b'{"choices": [{"message":'))
+            write(
+                start + b"".join(good[:4]) + event('{"choices": [') + b"".join(good[4:]) + END
+                if streamed
+                else whole(b'{"choices": [{"message":')
+            )
         elif fault == "malformed-sse":
-            write(start + b"".join(good[:4]) + piece(b"<html>gateway</html>\n\n") + END if streamed else whole(b"data: not json\n\n"))
+            write(
+                start + b"".join(good[:4]) + piece(b"<html>gateway</html>\n\n") + END
+                if streamed
+                else whole(b"data: not json\n\n")
+            )
         elif fault == "empty":
-            write(start + b"".join(wire.stream(model, [], [], "stop")) + END if streamed else whole(wire.reply(model, "", [], "stop")))
+            write(
+                start + b"".join(wire.stream(model, [], [], "stop")) + END
+                if streamed
+                else whole(wire.reply(model, "", [], "stop"))
+            )
         elif fault == "content-type":
             write(whole(b"<html><body>Welcome to the gateway</body></html>", kind="text/html"))
         elif fault == "bad-tool-args":
             calls = [("call_1", "lookup", '{"order": "W1')]
-            write(start + b"".join(wire.stream(model, [], calls, "tool_calls")) + END if streamed else whole(wire.reply(model, None, calls, "tool_calls")))
+            write(
+                start + b"".join(wire.stream(model, [], calls, "tool_calls")) + END
+                if streamed
+                else whole(wire.reply(model, None, calls, "tool_calls"))
+            )
         elif fault == "error-midstream":
             error = json.loads(wire.error("Overloaded", "overloaded_error", None))
-            write(start + b"".join(good[:5]) + event(error, "error") + END if streamed else whole(json.dumps(error).encode()))
+            write(
+                start + b"".join(good[:5]) + event(error, "error") + END
+                if streamed
+                else whole(json.dumps(error).encode())
+            )
         elif fault == "drip":
             data = start + b"".join(good) + END if streamed else whole(wire.reply(model, "ok", [], "stop"))
             for at in range(0, len(data), 40):

@@ -50,7 +50,7 @@ def tls() -> ssl.SSLContext:
     return context
 
 
-class Unreached(OSError):
+class Unreached(OSError):  # noqa: N818 - says what it means
     """No connection came about, so the provider has not seen the request. The cause says why."""
 
 

@@ -120,7 +120,8 @@ _WORDS: tuple[tuple[FailureKind, frozenset[int], re.Pattern[str]], ...] = (
         frozenset({0, 200, 400, 422, 424, 500}),
         re.compile(
             r"context[ _-]?(length|size|window)|maximum context|prompt is too long|input is too long"
-            r"|too many (input )?tokens|input tokens exceed|longer than the maximum|too large for model with \d+ maximum"
+            r"|too many (input )?tokens|input tokens exceed|longer than the maximum"
+            r"|too large for model with \d+ maximum"
             r"|(input|prompt)( token count)? .{0,40}exceeds?\b.{0,80}(token|limit|maximum)"
             r"|exceeds? the (available|model'?s?) (context|maximum)|reduce the length of the (messages|prompt)"
             r"|request exceeds the maximum size"
@@ -185,6 +186,9 @@ _CLASSES: dict[str, FailureKind] = {
     "TransportError": _K.CONNECTION,
     "NetworkError": _K.CONNECTION,
     "EndpointConnectionError": _K.CONNECTION,
+    "InvalidURL": _K.INVALID_REQUEST,
+    "NonHttpUrlClientError": _K.INVALID_REQUEST,
+    "UnsupportedProtocol": _K.INVALID_REQUEST,
     "OSError": _K.CONNECTION,
     "HTTPException": _K.CONNECTION,  # http.client: the connection ended before, or within, the response
     "RateLimitError": _K.RATE_LIMITED,
@@ -304,7 +308,9 @@ def _classified(status: int, code: str, message: str, wait: float | None, secret
     kind = said if said not in _VAGUE else None
     if kind is None:
         kind = next((kind for kind, where, words in _WORDS if status in where and words.search(low)), said)
-    if kind is None:
+    if kind is None or (
+        kind is _K.INVALID_REQUEST and status in _STATUSES
+    ):  # `invalid_request_error` says next to nothing
         kind = _STATUSES.get(status, _K.OVERLOADED if 500 <= status < 600 else _K.UNKNOWN)
     if wait is None and kind in (_K.RATE_LIMITED, _K.OVERLOADED):
         again = _AGAIN.search(low)
@@ -377,7 +383,7 @@ def _detail(outer: Mapping[str, Raw]) -> str:
 
 
 def _tls(error: ssl.SSLError) -> str:
-    return f"TLS failure: {getattr(error, 'verify_message', '') or error.reason or error}"
+    return f"TLS failure: {getattr(error, 'verify_message', '') or getattr(error, 'reason', '') or error}"
 
 
 def _say(error: BaseException) -> str:
