@@ -70,6 +70,7 @@ class RoutedChatModel(BaseChatModel):
     seed: int | None = None
     model: str = ""
     tier: str = ""
+    roles: Mapping[str, str] = Field(default_factory=dict, exclude=True, repr=False)
 
     @property
     def _llm_type(self) -> str:
@@ -234,7 +235,7 @@ class RoutedChatModel(BaseChatModel):
                 logprobs=kwargs.get("top_logprobs") or (0 if kwargs.get("logprobs") else None),
                 extra={key: value for key, value in kwargs.items() if key not in _OWN_KWARGS},
             ),
-            origin=origin_of(metadata, frozenset(tags), call_id),
+            origin=origin_of(metadata, frozenset(tags), call_id, self.roles),
             stream=stream,
             model=kwargs.get("model", self.model),
             tier=kwargs.get("tier", self.tier),

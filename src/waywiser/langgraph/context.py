@@ -16,7 +16,6 @@ KIND_KEY = "waywiser_kind"
 SESSION_KEY = "waywiser_session"
 TENANT_KEY = "waywiser_tenant"
 LABELS_KEY = "waywiser_labels"
-ROLE_KEY = "waywiser_role"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +40,19 @@ def within(info: SessionInfo) -> Iterator[SessionInfo]:
         _current.reset(token)
 
 
-def origin_of(metadata: Mapping[str, Any], tags: frozenset[str], fallback_session: str) -> Origin:
+def origin_of(
+    metadata: Mapping[str, Any], tags: frozenset[str], fallback_session: str, roles: Mapping[str, str] | None = None
+) -> Origin:
     """Read the origin of a call. The session is the declared one, else LangGraph's thread, else `fallback_session`.
+
+    `roles` maps a node, with the subgraphs around it (`outer/inner`), to its role in the compiled graph.
 
     Raises `BadInput` for a declared kind that does not exist.
     """
     info = _current.get()
     session = metadata.get(SESSION_KEY) or (info.id if info else "") or metadata.get("thread_id") or fallback_session
     path = _path(metadata)
+    node = str(metadata.get("langgraph_node") or "")
     kind, kind_by = str(metadata.get(KIND_KEY) or ""), "the graph"
     for tag in tags:
         if tag.startswith("kind:"):
@@ -59,8 +63,8 @@ def origin_of(metadata: Mapping[str, Any], tags: frozenset[str], fallback_sessio
         session=str(session),
         tenant=str(metadata.get(TENANT_KEY) or (info.tenant if info else "")),
         agent="/".join(path),
-        node=str(metadata.get("langgraph_node") or ""),
-        node_role=str(metadata.get(ROLE_KEY) or ""),
+        node=node,
+        node_role=(roles or {}).get("/".join((*path, node)), ""),
         path=path,
         tags=tags,
         labels={**(info.labels if info else {}), **(metadata.get(LABELS_KEY) or {})},

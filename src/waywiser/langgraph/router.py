@@ -13,12 +13,15 @@ from waywiser.core.policy import Policy
 from waywiser.core.receipt import Receipt
 from waywiser.langgraph.chat_model import RoutedChatModel
 from waywiser.langgraph.context import SessionInfo, within
+from waywiser.langgraph.wrap import G, wrap
 from waywiser.ports import Classifier, SessionStore, Sink
 from waywiser.runtime import Runtime, build, load
 from waywiser.telemetry.log import LogSink
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
+
+    from waywiser.langgraph.middleware import RoutingMiddleware
 
 
 class Session:
@@ -82,6 +85,23 @@ class Router:
         `model="provider/name"` pins a model, `tier="name"` a tier.
         """
         return RoutedChatModel(engine=self._runtime.engine, **settings)
+
+    def middleware(self, **settings: Any) -> RoutingMiddleware:
+        """Make a middleware for LangChain's `create_agent` that routes every model call of the agent.
+
+        Needs the extra `langchain`. `settings` are those of `chat_model()`.
+        """
+        from waywiser.langgraph.middleware import RoutingMiddleware  # noqa: PLC0415 - needs an extra
+
+        return RoutingMiddleware(self.chat_model(**settings))
+
+    def wrap(self, graph: G) -> G:
+        """Return a compiled graph in which every chat model is routed, in subgraphs and `Send` branches too.
+
+        The graph given is left as it is. Raises `ConfigError` naming each node that holds a client which can't be
+        reached from outside.
+        """
+        return wrap(graph, self._runtime.engine, {})
 
     @contextmanager
     def session(
