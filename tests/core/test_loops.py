@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -135,6 +139,23 @@ def test_an_error_a_surface_marks_is_one_whatever_it_says() -> None:
         flags.append(agent.act(("find_user", {"name": name}, "nobody")))
         agent.history[-1] = replace(agent.history[-1], is_error=True)
     assert first_flag([*flags, agent.look()]) == 3
+
+
+@pytest.mark.parametrize(
+    "result", ["Error: exit code 1", "<returncode>1</returncode>\n<output>\n</output>", "Exit code 1"]
+)
+def test_commands_that_fail_without_a_word_did_not_fail_for_the_same_reason(result: str) -> None:
+    agent = Agent()
+    for word in ("alpha", "beta", "gamma", "delta", "epsilon", "zeta"):
+        assert agent.act(("shell", {"command": f"grep {word}"}, result)) is None
+        agent.history[-1] = replace(agent.history[-1], is_error=True)
+
+
+@pytest.mark.parametrize("result", ["Error: timeout", '{"error": "not found"}', "Error 503", "ValueError: bad seat"])
+def test_a_short_error_is_one_nevertheless(result: str) -> None:
+    agent = Agent()
+    names = ["alpha", "beta", "gamma", "delta", "epsilon"]
+    assert first_flag([agent.act(("find_user", {"name": name}, result)) for name in names]) == 3
 
 
 WRITTEN: dict[str, Callable[[int], str]] = {
@@ -509,3 +530,34 @@ def test_broken_histories_are_taken() -> None:
     assert [action.tool for action in seen(stray, Trail(), RULE).results] == ["", ""]
     assert seen([assistant("", [ToolCall("1", "t", "[" * 100_000)]), tool_result("1", "x")], Trail(), RULE).results
     assert seen([assistant("", [ToolCall("1", "t", "9" * 5000)]), tool_result("1", "x")], Trail(), RULE).results
+
+
+# --- recorded sessions ------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDED = ROOT / ".." / "shared" / "data" / "trajectories"
+
+
+@pytest.mark.skipif(not RECORDED.is_dir(), reason="the recorded sessions are not here")
+def test_recorded_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_from_file_location("loop_benchmark", ROOT / "benchmarks" / "loops.py")
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "loop_benchmark", benchmark)
+    spec.loader.exec_module(benchmark)
+    good = good_flagged = looping = caught = 0
+    repetitions = []
+    for session in benchmark.load(RECORDED, ""):
+        fired, real = benchmark.ours(session, RULE), benchmark.truth(session)
+        good += session.success
+        good_flagged += session.success and fired is not None
+        looping += real.loops
+        if real.loops and fired is not None:
+            caught += 1
+            repetitions.append(sum(at < fired.index for at in real.repetitions))
+    assert good > 500
+    assert good_flagged <= 0.005 * good
+    assert looping > 10
+    assert caught >= 0.95 * looping
+    assert statistics.median(repetitions) <= 3

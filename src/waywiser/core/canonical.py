@@ -49,6 +49,13 @@ _FIELD = re.compile(
     re.IGNORECASE,
 )
 _ERROR_WORDS = ("error", "false", "failed")
+# What says that something failed and nothing of why: such errors of different commands are not the same error.
+_BARE_FAILURE = re.compile(
+    r"exit(?:ed)?(?: with)?(?: code| status)?\W*\d+|return ?code\W*\d+|</?\w+>\s*\d*|\b(?:error|command|failed|with|non-?zero"
+    r"|no output|output|stdout|stderr)\b",
+    re.IGNORECASE,
+)
+_BARE_CHARS = 200
 _ERROR_START = re.compile(
     r"\W*(?:http\S*\s+)?(?:[45]\d\d\s+(?=bad |unauth|forbidden|not |method|conflict|too |internal|service|gateway)"
     r"|\w*error|\w*exception|traceback|fail(?:ed|ure)|fatal|invalid|unauthori[sz]ed|forbidden|not found"
@@ -134,6 +141,11 @@ def reads_as_error(text: str) -> bool:
         return True
     head = text[:_ERROR_CHARS].lower()
     return any(word in head for word in _ERROR_WORDS) and _ERROR_FIELD.search(head) is not None
+
+
+def says_why(text: str) -> bool:
+    """Tell whether a tool's report of a failure holds more than the fact (an exit code, an empty output)."""
+    return len(text) > _BARE_CHARS or _WORD.search(_BARE_FAILURE.sub(" ", text)) is not None
 
 
 def text_marks(text: str) -> tuple[bytes, int]:

@@ -22,6 +22,7 @@ from waywiser.core.canonical import (
     canonical_arguments,
     masked,
     reads_as_error,
+    says_why,
     short_digest,
     text_marks,
     without_numbers,
@@ -261,7 +262,7 @@ def _action(message: Message, call: ToolCall | None) -> Action:
         tool=call.name if call is not None else message.tool_name,
         arguments=written,
         result=short_digest(masked(text)),
-        is_error=message.is_error or reads_as_error(text),
+        is_error=(message.is_error or reads_as_error(text)) and says_why(text),
         shape=written if plain == arguments else short_digest(plain),
     )
 

@@ -16,7 +16,8 @@ TRAIL_STEPS = 64
 class Action:
     """One tool call and what came of it: digests of the canonical arguments and of the masked result (8 bytes each).
 
-    `shape` digests the arguments with their numbers masked: equal for calls that differ by a counter only.
+    `is_error` is set for a failure whose cause is named (not for a bare exit code). `shape` digests the arguments with
+    their numbers masked: equal for calls that differ by a counter only; empty where the numbers come from a list.
     """
 
     tool: str
