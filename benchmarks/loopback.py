@@ -2,8 +2,9 @@
 
     python benchmarks/loopback.py --port 0        prints its port on one line, serves until its standard input closes
 
-It speaks chat completions (`…/chat/completions`) and Messages (`…/messages`), blocking and streamed, with the least work a server
-can do: raw bytes over `asyncio.Protocol`, nothing parsed but what picks the answer. What it does is picked by the model's name:
+It speaks chat completions (`…/chat/completions`) and Messages (`…/messages`), blocking and streamed, with the least
+work a server can do: raw bytes over `asyncio.Protocol`, nothing parsed but what picks the answer. What it does is picked
+by the model's name:
 
     tools:N          asks for the first offered tool until N tool results are in the history, then answers
     words:N          answers with N words, one a chunk when streamed
@@ -25,6 +26,7 @@ import socket
 import struct
 import sys
 from collections import Counter
+from typing import ClassVar
 
 MODEL = re.compile(rb'"model":\s*"([^"]*)"')
 STREAMED = re.compile(rb'"stream":\s*true')
@@ -73,7 +75,7 @@ END = b"0\r\n\r\n"
 class OpenAI:
     """The bytes of the chat completions dialect."""
 
-    usage = {
+    usage: ClassVar = {
         "prompt_tokens": 20, "completion_tokens": 8, "total_tokens": 28, "prompt_tokens_details": {"cached_tokens": 4},
     }  # fmt: skip
 
@@ -131,10 +133,15 @@ class OpenAI:
 class Anthropic:
     """The bytes of the Messages dialect."""
 
-    usage = {
+    usage: ClassVar = {
         "input_tokens": 12, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 4, "output_tokens": 8,
     }  # fmt: skip
-    finish = {"stop": "end_turn", "tool_calls": "tool_use", "content_filter": "refusal", "length": "max_tokens"}
+    finish: ClassVar = {
+        "stop": "end_turn",
+        "tool_calls": "tool_use",
+        "content_filter": "refusal",
+        "length": "max_tokens",
+    }
 
     def reply(self, model: str, text: str | None, calls: list[tuple[str, str, str]], finish: str) -> bytes:
         blocks: list[dict[str, object]] = [{"type": "text", "text": text}] if text else []
@@ -234,7 +241,7 @@ class Server(asyncio.Protocol):
         SEEN[f"model {model}"] += 1
         wire: OpenAI | Anthropic = Anthropic() if b"/messages" in target else OpenAI()
         streamed = STREAMED.search(body) is not None
-        if model.startswith("fault:") or model.startswith("slow:"):
+        if model.startswith(("fault:", "slow:")):
             self.task = asyncio.ensure_future(self.misbehave(model, wire, streamed))
             return
         text, calls, finish, words = "ok", [], "stop", WORDS
@@ -254,7 +261,7 @@ class Server(asyncio.Protocol):
         else:
             self.transport.write(whole(wire.reply(model, text, calls, finish)))
 
-    async def misbehave(self, model: str, wire: OpenAI | Anthropic, streamed: bool) -> None:  # noqa: PLR0912, PLR0915
+    async def misbehave(self, model: str, wire: OpenAI | Anthropic, streamed: bool) -> None:
         fault = model.removeprefix("fault:")
         write = self.transport.write
         start = head(200, "text/event-stream", None)

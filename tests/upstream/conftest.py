@@ -25,7 +25,7 @@ class Loopback:
         return Model("test/model", api=api, remote=remote, base_url=self.url, abilities=frozenset({Ability.TOOLS}))
 
     def stats(self) -> dict[str, int]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/stats") as response:  # noqa: S310 - loopback
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/stats") as response:
             return json.load(response)
 
 

@@ -1,9 +1,12 @@
 """The Messages codec: blocks, signatures, cache marks, events."""
 
+# ruff: noqa: E501 - tables of wire data read best one row a line
+
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -288,5 +291,5 @@ def test_turns_alternate_and_no_block_is_blank(texts: list[str]) -> None:
     history = [user("go"), *(user(text) if len(text) % 2 else assistant(text) for text in texts)]
     body = sent(Call("1", tuple(history)))
     roles = [turn["role"] for turn in body["messages"]]
-    assert all(a != b for a, b in zip(roles, roles[1:], strict=False))
+    assert all(a != b for a, b in pairwise(roles))
     assert all(block["text"].strip() for turn in body["messages"] for block in turn["content"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -13,7 +14,8 @@ from dataclasses import replace
 import pytest
 
 from waywiser.core.assembly import Assembly
-from waywiser.core.calls import Call, Chunk, Failure, FailureKind as K, Finish, Reply, Settings, Usage
+from waywiser.core.calls import Call, Chunk, Failure, Finish, Reply, Settings, Usage
+from waywiser.core.calls import FailureKind as K
 from waywiser.core.messages import user
 from waywiser.core.models import Model
 from waywiser.upstream.client import HttpUpstream, key_from_environment
@@ -195,7 +197,8 @@ async def test_an_async_connection_is_used_again(loopback) -> None:
 
 def test_a_connection_that_died_while_idle_is_not_used() -> None:
     """A server that closes after each answer without having said so."""
-    answer = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 45\r\n\r\n{"choices":[{"message":{"content":"hello"}}]}'
+    body = b'{"choices":[{"message":{"content":"hello"}}]}'
+    answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
     def serve(listener: socket.socket) -> None:
         for _ in range(3):
@@ -275,8 +278,7 @@ def test_many_threads_at_once(loopback) -> None:
     outcomes: list[object] = []
 
     def work() -> None:
-        for _ in range(10):
-            outcomes.append(upstream.send(loopback.model("good"), CALL, 5))
+        outcomes.extend(upstream.send(loopback.model("good"), CALL, 5) for _ in range(10))
 
     threads = [threading.Thread(target=work) for _ in range(16)]
     for thread in threads:
@@ -288,7 +290,8 @@ def test_many_threads_at_once(loopback) -> None:
 
 
 def test_a_server_that_does_not_stream_is_understood() -> None:
-    body = b'{"choices":[{"message":{"content":"hello","tool_calls":[{"id":"c","function":{"name":"f","arguments":"{}"}}]}}]}'
+    made = b'{"id":"c","function":{"name":"f","arguments":"{}"}}'
+    body = b'{"choices":[{"message":{"content":"hello","tool_calls":[%b]}}]}' % made
     answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -306,8 +309,6 @@ def test_a_server_that_does_not_stream_is_understood() -> None:
 
 
 def test_neither_http_library_is_imported_before_it_is_needed() -> None:
-    import subprocess
-
     code = "import sys, waywiser.upstream.client as c; c.HttpUpstream(); print({'aiohttp', 'httpx'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"

@@ -1,10 +1,13 @@
 """The taxonomy, on bodies in the shapes that providers send."""
 
+# ruff: noqa: E501 - tables of wire data read best one row a line
+
 from __future__ import annotations
 
 import json
 import ssl
 from email.utils import formatdate
+from typing import ClassVar
 
 import httpx
 import openai
@@ -156,7 +159,7 @@ class GoogleApiError(Exception):
 class BotoError(Exception):
     """As botocore raises it."""
 
-    response = {
+    response: ClassVar = {
         "Error": {"Code": "ThrottlingException", "Message": "slow down"},
         "ResponseMetadata": {"HTTPStatusCode": 400},
     }
@@ -196,10 +199,11 @@ def test_an_sdk_exception_keeps_its_retry_after() -> None:
 
 
 def test_a_context_that_was_put_aside_does_not_count() -> None:
-    try:
-        try:
-            raise TimeoutError
-        except TimeoutError:
-            raise ValueError("mine") from None
-    except ValueError as error:
-        assert failures.from_exception(error, now_s=NOW).kind is K.UNKNOWN
+    def failed(*, aside: bool) -> Exception:
+        error = ValueError("mine")
+        error.__context__ = TimeoutError()
+        error.__suppress_context__ = aside
+        return error
+
+    assert failures.from_exception(failed(aside=False), now_s=NOW).kind is K.TIMEOUT
+    assert failures.from_exception(failed(aside=True), now_s=NOW).kind is K.UNKNOWN

@@ -1,5 +1,7 @@
 """Requests of clients: everything wrong is named by its place."""
 
+# ruff: noqa: E501 - tables of wire data read best one row a line
+
 from __future__ import annotations
 
 import json

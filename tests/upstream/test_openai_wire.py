@@ -1,5 +1,7 @@
 """The chat completions codec: what goes out, and what is made of what comes back."""
 
+# ruff: noqa: E501 - tables of wire data read best one row a line
+
 from __future__ import annotations
 
 import json

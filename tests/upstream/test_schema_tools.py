@@ -1,4 +1,4 @@
-"""Tools as a schema: what goes out is valid for the model, what comes back is what a tool-calling model would have said."""
+"""Tools as a schema: what goes out is a valid schema, what comes back is what a tool-calling model would say."""
 
 from __future__ import annotations
 

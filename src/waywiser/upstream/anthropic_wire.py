@@ -1,9 +1,10 @@
 """The Messages dialect of Anthropic, outbound: a `Call` to the bytes of a request. Responses: `anthropic_replies.py`.
 
 What differs from chat completions: the system prompt stands apart, tool results are blocks of a user turn, neighbours
-of one role are one turn, thinking goes back with its signature (to the model that wrote it, and to no other), and prompt
-caching happens only where a block is marked. A call that offers tools is a step of an agent whose next step begins with
-the same words; so unless the author marked blocks himself, the end of the system prompt and of the history are marked.
+of one role are one turn, thinking goes back with its signature (to the model that wrote it, and to no other), and
+prompt caching happens only where a block is marked. A call that offers tools is a step of an agent whose next step
+begins with the same words; so unless the author marked blocks himself, the end of the system prompt and of the history
+are marked.
 """
 
 from __future__ import annotations

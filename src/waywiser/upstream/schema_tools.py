@@ -1,9 +1,9 @@
 """Tools for a model that takes a JSON schema but no tools, as most small local ones do.
 
 The tools go out as a schema: the model must write one JSON object, `{"tool": NAME, "arguments": {…}}`, where NAME is
-one of the tools or the pseudo-tool that answers in words. The tool calls and results of the history are told in the same
-words, since such a model's chat template knows neither. The reply is turned back into a `ToolCall` or into text, and is
-noted as `tools_as_schema`.
+one of the tools or the pseudo-tool that answers in words. The tool calls and results of the history are told in the
+same words, since such a model's chat template knows neither. The reply is turned back into a `ToolCall` or into text, and
+is noted as `tools_as_schema`.
 """
 
 from __future__ import annotations
