@@ -14,7 +14,9 @@ from waywiser.core.messages import Message, system, tool_result, user
 from waywiser.core.models import Model
 from waywiser.upstream.simulated import simulate
 
-SYSTEM = "You are the support agent of a small outdoor shop. Use the tools; change nothing the customer did not ask for."
+SYSTEM = (
+    "You are the support agent of a small outdoor shop. Use the tools; change nothing the customer did not ask for."
+)
 
 
 def count(text: str) -> int:
@@ -37,8 +39,7 @@ def converse(model: Model, tools: Sequence[BaseTool], *said: str, turns: int = 1
             history.append(reply.as_message(model.name))
             if not reply.tool_calls:
                 break
-            for call in reply.tool_calls:
-                history.append(_run(by_name[call.name], call.id, call.arguments))
+            history += [_run(by_name[call.name], call.id, call.arguments) for call in reply.tool_calls]
         else:
             raise AssertionError(f"no answer after {turns} turns")
     return history

@@ -53,7 +53,11 @@ def test_a_customer_is_known_by_zip_and_email_or_name_and_by_nothing_less(shop: 
     desk = Desk(shop)
     found = desk.find_customer("53707", email="Farid.Fontaine@example.com")
     assert found["customer_id"] == desk.find_customer("53707", name="farid  fontaine")["customer_id"] == "C-1001"
-    for details in (("53707", "", ""), ("53708", "farid.fontaine@example.com", ""), ("53707", "x@y.z", "Farid Fontaine")):
+    for details in (
+        ("53707", "", ""),
+        ("53708", "farid.fontaine@example.com", ""),
+        ("53707", "x@y.z", "Farid Fontaine"),
+    ):
         with pytest.raises(ShopError):
             desk.find_customer(*details)
 
@@ -91,11 +95,15 @@ def test_cancelling_pays_back_restocks_and_works_once(shop: Path, ask: Callable[
         (lambda desk, key: desk.exchange_item("#W10281", "I-10281-2", "V-043", key), "not another variant"),
         (lambda desk, key: desk.cancel_order("#W7654321", key, "found cheaper"), "was not found"),
         (
-            lambda desk, key: desk.change_address("#W10281", key, street="1 A St", city="X", state="OR", zip_code="97201"),
+            lambda desk, key: desk.change_address(
+                "#W10281", key, street="1 A St", city="X", state="OR", zip_code="97201"
+            ),
             "only a pending order",
         ),
         (
-            lambda desk, key: desk.change_address("#W10561", key, street="1 A St", city="X", state="OR", zip_code="9720"),
+            lambda desk, key: desk.change_address(
+                "#W10561", key, street="1 A St", city="X", state="OR", zip_code="9720"
+            ),
             "five-digit zip",
         ),
     ],

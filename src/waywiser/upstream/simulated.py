@@ -21,8 +21,9 @@ from waywiser.core.messages import Message, Role, Text, ToolCall, digest
 from waywiser.core.models import Model
 from waywiser.upstream.simulated_answers import MARK, answer
 from waywiser.upstream.simulated_arguments import Want, fill, properties, required
+from waywiser.upstream.simulated_plans import Brief
 from waywiser.upstream.simulated_reading import LISTED, Clause, documents
-from waywiser.upstream.simulated_structure import Brief, fill_schema
+from waywiser.upstream.simulated_structure import fill_schema
 from waywiser.upstream.simulated_tools import Plan, Reading, Step, next_steps, parameters, read
 
 __all__ = ["MARK", "simulate", "simulate_stream"]

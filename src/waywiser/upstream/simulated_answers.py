@@ -45,10 +45,13 @@ def answer(messages: Sequence[Message], tools: Sequence[Tool], missing: Sequence
 
 
 def question(messages: Sequence[Message]) -> frozenset[str]:
-    """Return the stems of what is wanted: the first request, and the start and end of the last."""
+    """Return the stems of what is wanted: the first request, and of the last its first line and its questions."""
     said = [prose(message.text) for message in messages if message.role is Role.USER and message.text.strip()]
     said = said or [prose(message.text) for message in messages]
-    return stems(f"{said[0][:600]} {said[-1][:300]} {said[-1][-300:]}") if said else frozenset()
+    if not said:
+        return frozenset()
+    lines = [line for line in _SENTENCE.split(said[-1][:5000]) if line.strip()]
+    return stems(" ".join((said[0][:600], *lines[:1], *(line for line in lines if "?" in line))))
 
 
 def evidence(messages: Sequence[Message], wanted: frozenset[str]) -> list[str]:

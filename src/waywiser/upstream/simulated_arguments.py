@@ -230,7 +230,7 @@ def _from_facts(name: str, field: Schema, want: Want, known: Sequence[Fact], tak
     bare = re.sub(r"^(?:new|target|wanted|to)_|_(?:new|target)$", "", name)
     nouns = stems(bare) - _BARE
     told = str(field.get("description", ""))
-    shapes = {_shape(text) for text in re.findall(r"#?\w*\d[\w-]*", told)}
+    shapes = {_shape(text) for text in re.findall(r"#?[A-Za-z]*[-_]?\d[\w-]*", told)}
     named = re.search(r"\bfrom `?(\w+_\w+)", told)
     used = {json.dumps(v) for value in taken.values() for v in (value if isinstance(value, list) else [value])}
     used = used if bare != name else set()
@@ -259,7 +259,8 @@ def _likeness(bare: str, nouns: frozenset[str], shapes: set[str], fact: Fact) ->
         return 0.0
     own = stems(fact.key) - _BARE
     if shapes:
-        return 4.0 if _shape(str(fact.value)) in shapes else 0.0
+        alike = _shape(str(fact.value)) in shapes and (fact.said or not own or bool(nouns & own))
+        return 4.0 if alike else 2.0 if fact.said and nouns & own else 0.0
     if nouns & own:
         return 3.0
     loose = fact.said and not own & _NOUNS and bare.endswith(("id", "number", "reference"))
@@ -267,7 +268,8 @@ def _likeness(bare: str, nouns: frozenset[str], shapes: set[str], fact: Fact) ->
 
 
 def _shape(text: str) -> str:
-    return re.sub(r"\d+", "9", re.sub(r"[a-z]+", "a", re.sub(r"[A-Z]+", "A", text.lstrip("#")))).strip(".,;")
+    """How an id is spelled: capitals stay, since they name its kind; the rest is told by its class alone."""
+    return re.sub(r"\d+", "9", re.sub(r"[a-z]+", "a", text.lstrip("#"))).strip(".,;")
 
 
 def _number(name: str, whole: bool, field: Schema, want: Want, known: Sequence[Fact]) -> JSON:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from waywiser.core.calls import JSON, Tool
-from waywiser.upstream.simulated_arguments import Schema, Want, nearest, properties, required, resolve
+from waywiser.core.calls import JSON
+from waywiser.upstream.simulated_arguments import Schema, nearest, properties, required, resolve
+from waywiser.upstream.simulated_plans import Brief, Task, tasks
 from waywiser.upstream.simulated_reading import Clause, keywords, stems
-from waywiser.upstream.simulated_tools import THINGS, Reading, chain, goals
+from waywiser.upstream.simulated_tools import THINGS, goals
 
 DEPTH = 12
 _AGREES = frozenset(
@@ -54,41 +55,7 @@ _TASK_WORDS = frozenset(
 )
 _DEPENDS = re.compile(r"depend|after|needs|requires|prereq|parents|inputs_from")
 _DEGREE = re.compile(r"confiden|score|probab|rating|quality|certain|relevan|grade")
-_PEOPLE = stems("customer")
 _HURRY = frozenset(["urgent", "immediately", "asap", "emergency", "now", "angry", "terrible", "critical", "today"])
-
-
-@dataclass(frozen=True, slots=True)
-class Brief:
-    """What the filler knows: the reading, the tools a plan may use, the prompt's explanations, an answer in words.
-
-    `second` makes it take the second-best of a set of choices, as a weaker model sometimes does.
-    """
-
-    reading: Reading
-    tools: tuple[Tool, ...]
-    guidance: str
-    text: str
-    second: bool = False
-
-    @property
-    def topic(self) -> str:
-        """What the request is about, in a few of its own words."""
-        return keywords(" ".join(clause.text for clause in self.reading.asked), 6)
-
-    @property
-    def request(self) -> str:
-        """Everything people asked, newest first."""
-        return " ".join(clause.text for clause in reversed(self.reading.asked))
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One sub-task of a plan: `after` are the places of the tasks it needs."""
-
-    text: str
-    tool: str
-    after: tuple[int, ...]
 
 
 def fill_schema(schema: Schema, brief: Brief) -> JSON:
@@ -100,47 +67,17 @@ def fill_schema(schema: Schema, brief: Brief) -> JSON:
     return _value("", schema, schema, brief, DEPTH)
 
 
-def tasks(brief: Brief) -> list[Task]:
-    """Break the request down: one chain of tools for each thing asked; what two chains share is done once."""
-    found: dict[tuple[str, str], Task] = {}
-    for tool, want in goals(brief.tools, brief.reading.asked, brief.reading.known):
-        links = chain(tool, want, brief.tools, brief.reading)
-        # who is asking is found out once, whatever is asked
-        keys = {link: (link.name, "" if stems(link.name) & _PEOPLE else want.anchor) for link in links}
-        for link, sources in links.items():
-            order = list(found)
-            text = _worded(link, want, brief, last=link is tool)
-            found.setdefault(keys[link], Task(text, link.name, tuple(order.index(keys[source]) for source in sources)))
-    if found:
-        return list(found.values())
-    return [Task(clause.text, "", ()) for clause in brief.reading.asked[-3:]] or [Task("Answer the request.", "", ())]
-
-
-def _worded(link: Tool, want: Want, brief: Brief, *, last: bool) -> str:
-    """Word a sub-task so that whoever gets it alone has the ids and the details a person gave."""
-    title = link.name.replace("_", " ").capitalize()
-    if last:
-        about = f"{want.anchor}: " if want.anchor and want.anchor not in want.clause.text else ""
-        return f"{title} for: {about}{want.clause.text}"
-    if stems(link.name) & _PEOPLE:
-        given = [f"{f.kind}: {f.value}" for f in brief.reading.known if f.said and f.kind in {"email", "name", "zip"}]
-        return f"{title} by {', '.join(dict.fromkeys(given)) or 'what was said'}"
-    return f"{title} {want.anchor}".strip()
-
-
 def _value(name: str, schema: Schema, root: Schema, brief: Brief, depth: int) -> JSON:
-    depth -= "$ref" in str(list(schema.items())[:4])  # a recursive schema ends sooner
+    depth -= _refers(schema)  # a recursive schema ends sooner
     schema = resolve(schema, root)
-    if "const" in schema or depth < 0:
+    if "const" in schema or depth < -4:
         return schema.get("const")
     choices = schema.get("enum")
     if isinstance(choices, list) and choices:
         return _choose(choices, schema, brief)
-    kind = schema.get("type")
-    kind = next((k for k in kind if k != "null"), "null") if isinstance(kind, list) else kind
-    kind = kind or ("object" if "properties" in schema else "array" if "items" in schema else "string")
+    kind = _type(schema)
     if kind == "object":
-        return _object(schema, root, brief, depth)
+        return _object(schema, root, brief, depth) if depth >= 0 else None
     if kind == "array":
         return _array(name, schema, root, brief, depth)
     if kind == "boolean":
@@ -148,6 +85,11 @@ def _value(name: str, schema: Schema, root: Schema, brief: Brief, depth: int) ->
     if kind in {"integer", "number"}:
         return _bounded(name, schema, brief, whole=kind == "integer")
     return None if kind == "null" else _string(name, schema, brief)
+
+
+def _refers(schema: Schema) -> bool:
+    unions = [schema.get(key) for key in ("anyOf", "oneOf", "allOf")]
+    return "$ref" in schema or any("$ref" in b for u in unions if isinstance(u, list) for b in u if isinstance(b, dict))
 
 
 def _object(schema: Schema, root: Schema, brief: Brief, depth: int) -> JSON:
@@ -172,25 +114,29 @@ def _array(name: str, schema: Schema, root: Schema, brief: Brief, depth: int) ->
         return [_value(name, item, root, brief, depth - 1) for _ in range(least)]
     choices = item.get("enum")
     if _is_task(item):
-        return [
-            _task_value(task, place, item, root, brief, depth)
-            for place, task in enumerate(tasks(brief)[: max(most, 1)])
-        ]
+        plan = tasks(brief)[:most]
+        plan += [Task("Check what was found.", "", (i - 1,) if i else ()) for i in range(len(plan), least)]
+        return [_task_value(task, place, item, root, brief, depth) for place, task in enumerate(plan)]
     if isinstance(choices, list) and choices:
         found: list[JSON] = [choice for choice in choices if stems(str(choice)) & stems(brief.request)]
         found = found or [nearest(choices, [brief.request])]
-    elif item.get("type") == "string" and "tool" in name:
+    elif "const" in item or "format" in item:
+        found = [_value(name, item, root, brief, depth - 1)]
+    elif _type(item) == "string" and "tool" in name:
         found = [task.tool for task in tasks(brief) if task.tool]
-    elif item.get("type") == "string" and stems(name) & stems("step task query question point subtask"):
+    elif _type(item) == "string" and stems(name) & stems("step task query question point subtask"):
         found = [task.text for task in tasks(brief)]
-    elif item.get("type") == "string":
+    elif _type(item) == "string":
         found = list[JSON](keywords(brief.request).split()[:3])
     else:
         found = [_value(name.removesuffix("s"), item, root, brief, depth - 1)]
+    if _type(item) == "string" and not choices and "const" not in item:
+        found = [_fitting(str(value), item) for value in found]
     found = [value for place, value in enumerate(found) if value not in found[:place]][:most]
     spare = [choice for choice in choices if choice not in found] if isinstance(choices, list) else []
     while len(found) < least:
-        found.append(spare.pop(0) if spare else _other(_value(name, item, root, brief, depth - 1), len(found)))
+        more = spare.pop(0) if spare else _value(name, item, root, brief, depth - 1)
+        found.append(_other(more, len(found)) if schema.get("uniqueItems") and not spare else more)
     return found
 
 
@@ -207,26 +153,42 @@ def _task_value(task: Task, place: int, item: Schema, root: Schema, brief: Brief
     filled: dict[str, JSON] = {}
     for name, raw in properties(item).items():
         field = resolve(raw, root)
-        inner = resolve(field["items"], root) if isinstance(field.get("items"), dict) else {}  # type: ignore[arg-type]
-        if name in {"id", "task_id", "step_id", "number", "index"}:
-            filled[name] = place + 1 if field.get("type") in {"integer", "number"} else f"t{place + 1}"
-        elif _DEPENDS.search(name) and field.get("type") == "array":
-            numbers = inner.get("type") in {"integer", "number"}
-            filled[name] = [i + 1 if numbers else f"t{i + 1}" for i in task.after]
-        elif "tool" in name and field.get("type") in {"array", "string", None}:
-            offered = inner.get("enum") or field.get("enum")
-            known = task.tool and (not isinstance(offered, list) or task.tool in offered)
-            if field.get("type") == "array":
-                filled[name] = [task.tool] if known else []
-            elif known or name in required(item):
-                filled[name] = task.tool if known else _value(name, field, root, narrow, depth - 1)
-        elif (
-            set(re.split("[_-]", name.lower())) & _TASK_WORDS and field.get("type") == "string" and "enum" not in field
-        ):
-            filled[name] = _fitting(task.text, field)
+        value = None if "enum" in field or "const" in field else _task_field(name, field, root, task, place)
+        if value is not None:
+            filled[name] = value
         elif name in required(item):
-            filled[name] = _value(name, field, root, narrow, depth - 1)
+            offered = field.get("enum")
+            known = isinstance(offered, list) and task.tool in offered
+            filled[name] = task.tool if known else _value(name, field, root, narrow, depth - 1)
     return filled
+
+
+def _task_field(name: str, field: Schema, root: Schema, task: Task, place: int) -> JSON:
+    """Return what the sub-task says of a field by its name and type; None where it says nothing."""
+    kind, words = _type(field), set(re.split("[_-]", name.lower()))
+    if kind == "array":
+        items = field.get("items")
+        inner = resolve(items, root) if isinstance(items, dict) else {}
+        offered = inner.get("enum", [task.tool])
+        numbers = _type(inner) in {"integer", "number"}
+        found: list[JSON] = [i + 1 if numbers else f"t{i + 1}" for i in task.after] if _DEPENDS.search(name) else []
+        if "tool" in name and task.tool and isinstance(offered, list) and task.tool in offered and not numbers:
+            found = [task.tool]
+        return found if len(found) >= _whole(field.get("minItems"), 0) and (found or _DEPENDS.search(name)) else None
+    if words & {"id", "number", "index"} and kind in {"string", "integer"}:
+        bounded = {"minimum", "maximum", "multipleOf", "exclusiveMinimum", "exclusiveMaximum"} & field.keys()
+        return _fitting(f"t{place + 1}", field) if kind == "string" else None if bounded else place + 1
+    if kind != "string" or not words & (_TASK_WORDS | {"tool"}):
+        return None
+    text = task.tool if "tool" in words else task.text
+    return _fitting(text, field) if text else None
+
+
+def _type(schema: Schema) -> str:
+    """Return the one type to fill, of a list the first real one; told by the other keywords where none is given."""
+    kind = schema.get("type")
+    kind = next((k for k in kind if k != "null"), "null") if isinstance(kind, list) else kind
+    return str(kind or ("object" if "properties" in schema else "array" if "items" in schema else "string"))
 
 
 def _choose(choices: Sequence[JSON], schema: Schema, brief: Brief) -> JSON:
