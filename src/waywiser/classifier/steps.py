@@ -1,0 +1,244 @@
+"""The heads that look at an agent's steps: what kind the coming one is, and how able a model it needs.
+
+**Kind.** Whether an agent goes on with a tool call or answers is its own choice. Boosted trees over the shape of the
+session (`step_features`) say what agents in general do there; what *this* agent does is learned while it runs: after
+every step the surprise (what it did, less what was expected) shifts the expectation for the whole session, for turns
+against results, and for the tool just used. An agent that always answers after a lookup is known for it after two.
+
+**Sufficiency.** See `work_features` for what is looked at; three logistic models say for ranks 0, 1/3 and 2/3 of a
+ladder whether a model of that rank is enough, and a ladder of any length is read off between them.
+
+**Incremental.** What a session showed is kept under the digest of its messages, so a call pays for its new messages
+only. All of it is bounded. Calls from several threads take turns.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from hashlib import blake2b
+from itertools import accumulate
+from math import exp, log
+from threading import Lock
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from waywiser.classifier.glimpses import Glimpses
+from waywiser.classifier.heads import Arrays
+from waywiser.classifier.step_features import FEATURES, Progress
+from waywiser.classifier.trees import Forest, broken
+from waywiser.classifier.work_features import FEATURES as WORK_FEATURES
+from waywiser.classifier.work_features import Signs, reasons, work_features
+from waywiser.core.calls import Tool
+from waywiser.core.classification import DIFFICULTIES, Judged
+from waywiser.core.messages import Message, Role
+
+LOOK_BACK: Final = 64
+"""How many of the newest messages may be new to us before a session counts as unknown."""
+COLD: Final = 512
+"""How much of an unknown session is read."""
+LONE_CHARS: Final = 3000
+"""Up to here a request without tools and earlier turns is a single prompt, told by its difficulty."""
+_TOP_LOGIT: Final = log(0.99 / 0.01)
+_STEP_SIZES: Final = (0.2, 0.3, 0.3)
+_SESSIONS: Final = 1024
+_MOST_HABITS: Final = 64
+
+
+class _Track:
+    """One session: its progress, the agent's habits, and what is expected of the coming step."""
+
+    __slots__ = ("expected", "habits", "progress", "row")
+
+    def __init__(self) -> None:
+        self.progress = Progress()
+        self.habits: dict[str, float] = {}
+        self.row: list[float] = self.progress.features()
+        self.expected: float | None = None  # the logit of a tool call before habits; None: not yet asked
+
+    def situations(self) -> tuple[str, str, str]:
+        """Name the situations whose habits bear on the coming step, widest first."""
+        return "", "result" if self.progress.after_result else "turn", f"tool {self.progress.habit()}"
+
+    def shift(self) -> float:
+        """Return what this agent's habits add to the logit."""
+        return sum(self.habits.get(name, 0.0) for name in self.situations())
+
+    def learn(self, expected: float, situations: tuple[str, str, str], *, called: bool) -> None:
+        """Shift the habits by the surprise of one step."""
+        logit = expected + sum(self.habits.get(name, 0.0) for name in situations)
+        surprise = called - squash(logit)
+        if len(self.habits) >= _MOST_HABITS:
+            self.habits.clear()
+        for name, size in zip(situations, _STEP_SIZES, strict=True):
+            self.habits[name] = self.habits.get(name, 0.0) + size * surprise
+
+
+class StepHeads:
+    """Foretells the coming step of an agent. Build it with `load`."""
+
+    def __init__(self, trees: tuple[Forest, Forest, Forest], slope: float, work: npt.NDArray[np.float64]) -> None:
+        self._calls, self._writes, self._asks = trees
+        self._slope = slope
+        self._work = work
+        self._glimpses = Glimpses()
+        self._signs = Signs()
+        self._tracks: OrderedDict[bytes, _Track] = OrderedDict()
+        self._lock = Lock()
+
+    @classmethod
+    def load(cls, arrays: Arrays) -> StepHeads:
+        """Rebuild the heads from stored arrays; `ConfigError` when one is missing, misshapen or foreign."""
+        trees = tuple(Forest.load(arrays, prefix, len(FEATURES)) for prefix in ("calls_", "writes_", "asks_"))
+        slope, work = arrays.get("kind_slope"), arrays.get("work")
+        if slope is None or slope.shape != (1,) or slope.dtype != np.float64:
+            raise broken("`kind_slope` is missing or not one number")
+        shape = (3, len(WORK_FEATURES) + 1)
+        if work is None or work.shape != shape or work.dtype != np.float64:
+            raise broken(f"`work` is missing or not of shape {shape}")
+        if not np.isfinite(work.astype(np.float64)).all() or not np.isfinite(float(slope.astype(np.float64)[0])):
+            raise broken("`work` or `kind_slope` is not finite")
+        first, second, third = trees
+        return cls((first, second, third), float(slope.astype(np.float64)[0]), work.astype(np.float64))
+
+    def kind(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[Judged, tuple[str, ...]]:
+        """Say whether the coming step is a `tool_call` or a `synthesis`, how sure that is, and why."""
+        chance, row = self.call_chance(messages)
+        reasons = self._reasons(row, chance)
+        if not tools and not any(message.tool_calls for message in messages[-LOOK_BACK:]):
+            reasons = (*reasons, "no tools seen")
+        if chance >= 0.5:
+            return Judged("tool_call", chance), reasons
+        return Judged("synthesis", 1 - chance), reasons
+
+    def call_chance(self, messages: Sequence[Message]) -> tuple[float, npt.NDArray[np.float32]]:
+        """Return the probability that the coming step is a tool call, and the features it was told by."""
+        with self._lock:
+            track = self._track(messages)
+            row = np.array([track.row], dtype=np.float32)
+            if track.expected is None:
+                track.expected = self._slope * float(self._calls.logits(row)[0])
+            return squash(track.expected + track.shift()), row
+
+    def fine(self, messages: Sequence[Message]) -> dict[str, float]:
+        """Return the probabilities of the four finer kinds: `read` and `write` calls, an `answer`, a `question`."""
+        chance, row = self.call_chance(messages)
+        writes, asks = squash(float(self._writes.logits(row)[0])), squash(float(self._asks.logits(row)[0]))
+        return {
+            "read": chance * (1 - writes),
+            "write": chance * writes,
+            "answer": (1 - chance) * (1 - asks),
+            "question": (1 - chance) * asks,
+        }
+
+    def _reasons(self, row: npt.NDArray[np.float32], chance: float) -> tuple[str, ...]:
+        """Say in words what the coming step is told by."""
+        seen = dict(zip(FEATURES, row[0].tolist(), strict=True))
+        run = round(exp(seen["run"])) - 1
+        said = []
+        if seen["after_result"]:
+            said.append(f"a tool result after {run} call{'s' * (run != 1)} in this turn")
+            said += ["the result is an error"] * bool(seen["result_error"])
+        elif seen["agreed"]:
+            said.append("the person agreed to what was proposed")
+        elif seen["told"]:
+            said.append("the person gave what was asked for")
+        else:
+            said.append("a person's turn")
+        if chance >= 0.5:
+            writes = squash(float(self._writes.logits(row)[0]))
+            said.append(f"likely a {'write' if writes >= 0.5 else 'read'}")
+        else:
+            asks = squash(float(self._asks.logits(row)[0]))
+            said.append(f"likely {'a question' if asks >= 0.5 else 'an answer'}")
+        return tuple(said)
+
+    def sufficiency(
+        self, messages: Sequence[Message], tools: Sequence[Tool], rungs: int, difficulty: Sequence[float] = ()
+    ) -> tuple[tuple[float, ...], tuple[str, ...]]:
+        """Return for each of `rungs` (cheapest first) the probability that it is enough for the coming step, and why.
+
+        `difficulty` holds the probabilities of `DIFFICULTIES`, easiest first; it decides for a single prompt, where
+        there is no work to look at. Without it the kind of work decides alone.
+        """
+        if len(difficulty) == len(DIFFICULTIES) and _lone(messages, tools):
+            knots = [logit(chance) for chance in list(accumulate(difficulty))[:3]]
+            hardest = max(range(len(DIFFICULTIES)), key=difficulty.__getitem__)
+            return on_ladder(knots, rungs), (f"a single prompt, {DIFFICULTIES[hardest]}",)
+        with self._lock:
+            features = work_features(messages, tools, self._signs)
+        knots = (self._work @ np.array([*features, 1.0])).tolist()
+        return on_ladder(knots, rungs), reasons(features)
+
+    def _track(self, messages: Sequence[Message]) -> _Track:
+        """Find what is known of this session and bring it up to date."""
+        begin = max(0, len(messages) - LOOK_BACK)
+        state = blake2b(b"".join(message.digest for message in messages[:begin]), digest_size=16)
+        keys = [state.digest()]
+        for message in messages[begin:]:
+            state.update(message.digest)
+            keys.append(state.digest())
+        for at in range(len(keys) - 1, -1, -1):
+            if at == len(keys) - 1 and keys[at] in self._tracks:
+                return self._tracks[keys[at]]
+            track = self._tracks.pop(keys[at], None)
+            if track is not None:
+                self._extend(track, messages[begin + at :])
+                break
+        else:
+            track = _Track()
+            self._extend(track, messages[-COLD:])
+        self._tracks[keys[-1]] = track
+        while len(self._tracks) > _SESSIONS:
+            self._tracks.popitem(last=False)
+        return track
+
+    def _extend(self, track: _Track, messages: Sequence[Message]) -> None:
+        """Fold new messages into a session, learning the agent's habits from its steps among them."""
+        rows: list[list[float]] = []
+        taken: list[tuple[tuple[str, str, str], bool]] = []
+        # When the first new message is the step that was asked about, its logit is at hand.
+        asked_about = bool(messages) and messages[0].role is Role.ASSISTANT and track.progress.turns > 0
+        known = track.expected if asked_about else None
+        for message in messages:
+            if message.role is Role.ASSISTANT and track.progress.turns:
+                rows.append(track.progress.features())
+                taken.append((track.situations(), bool(message.tool_calls)))
+            track.progress.add(self._glimpses.of(message))
+        if rows:
+            fresh = rows if known is None else rows[1:]
+            logits = (self._slope * self._calls.logits(np.array(fresh, dtype=np.float32))).tolist() if fresh else []
+            expected = logits if known is None else [known, *logits]
+            for before, (situations, called) in zip(expected, taken, strict=True):
+                track.learn(before, situations, called=called)
+        track.row = track.progress.features()
+        track.expected = None
+
+
+def on_ladder(knots: Sequence[float], rungs: int) -> tuple[float, ...]:
+    """Read a ladder of `rungs` off the logits at ranks 0, 1/3 and 2/3 (rank 1 is the top); never falling."""
+    if rungs <= 1:
+        return (squash(_TOP_LOGIT),) * max(rungs, 0)
+    places = np.arange(rungs) / (rungs - 1) * 3
+    rising = np.maximum.accumulate([*knots, max(_TOP_LOGIT, *knots)])
+    return tuple(squash(value) for value in np.interp(places, [0.0, 1.0, 2.0, 3.0], rising).tolist())
+
+
+def _lone(messages: Sequence[Message], tools: Sequence[Tool]) -> bool:
+    """Whether this is a single prompt: no tools, nothing said before, short enough to hold no given text."""
+    if tools or any(message.role not in {Role.USER, Role.SYSTEM} for message in messages):
+        return False
+    return sum(len(message.text) for message in messages) <= LONE_CHARS
+
+
+def squash(value: float) -> float:
+    """Turn a logit into a probability."""
+    return 1 / (1 + exp(-min(max(value, -30.0), 30.0)))
+
+
+def logit(chance: float) -> float:
+    """Turn a probability into a logit, away from the ends."""
+    chance = min(max(chance, 1e-4), 1 - 1e-4)
+    return log(chance / (1 - chance))
