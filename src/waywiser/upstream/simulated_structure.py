@@ -276,7 +276,7 @@ def _string(name: str, schema: Schema, brief: Brief) -> str:  # noqa: PLR0911 - 
     ids = [str(f.value) for f in known if f.kind == "id" and stems(f.key) & stems(name)]
     if schema.get("format") in {"date", "date-time"} or "date" in words:
         date = next((str(f.value) for f in reversed(known) if f.kind == "date"), "2026-01-01")
-        return f"{date}T00:00:00Z" if schema.get("format") == "date-time" else date
+        return _fitting(f"{date}T00:00:00Z" if schema.get("format") == "date-time" else date, schema)
     if exact or (ids and "id" in words):
         return _fitting((exact or ids)[-1], schema)
     if "tool" in words or words & {"agent", "next", "route"}:
