@@ -374,6 +374,22 @@ def test_handing_work_to_another_speaker_is_progress_when_it_says_something_new(
         agent.history.append(Message(Role.ASSISTANT, (Text(f"Chapter {word} is written."),), name="writer"))
 
 
+def test_branches_beside_each_other_that_make_the_same_call() -> None:
+    agent = Agent()
+    branches = [[*agent.history, user(f"Do part {part}.")] for part in range(5)]
+    for turn in range(2):
+        for branch in branches:
+            agent.history = branch
+            assert agent.act(("get_rules", {}, "the rules"), text=f"turn {turn}") is None
+    flags = []
+    for turn in range(4):
+        agent.history = branches[2]
+        flags.append(agent.act(("get_rules", {}, "the rules")))
+        agent.history = branches[3]
+        assert agent.act(("read", {"page": turn}, f"page {turn}")) is None
+    assert first_flag(flags) == 1  # the third in this branch
+
+
 def test_a_picture_that_changes_is_a_new_result() -> None:
     agent = Agent()
     for n in range(6):

@@ -51,8 +51,8 @@ _FIELD = re.compile(
 _ERROR_WORDS = ("error", "false", "failed")
 # What says that something failed and nothing of why: such errors of different commands are not the same error.
 _BARE_FAILURE = re.compile(
-    r"exit(?:ed)?(?: with)?(?: code| status)?\W*\d+|return ?code\W*\d+|</?\w+>\s*\d*|\b(?:error|command|failed|with|non-?zero"
-    r"|no output|output|stdout|stderr)\b",
+    r"exit(?:ed)?(?: with)?(?: code| status)?\W*\d+|return ?code\W*\d+|</?\w+>\s*\d*"
+    r"|\b(?:error|command|failed|with|non-?zero|no output|output|stdout|stderr)\b",
     re.IGNORECASE,
 )
 _BARE_CHARS = 200

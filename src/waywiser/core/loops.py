@@ -85,15 +85,14 @@ def find_loop(trail: Trail, coming: Seen, control: LoopControl) -> Loop | None:
     if coming.since >= coming.number:
         return None
     own = own_steps(trail, coming.agent)
-    start = len(own)
-    while start and own[start - 1].since == coming.since:
-        start -= 1
-    run = own[start:]
+    # Steps of a branch that runs beside this one have a `since` of their own.
+    run = [step for step in own if step.since == coming.since]
     after = max(control.after, 2)
     if coming.results:
         return _repeated_call(own, run, coming, after)
     if coming.answered:
-        loop = _repeated_text(own[max(start - 1, 0) :], coming, after)
+        first = own.index(run[0]) if run else len(own)
+        loop = _repeated_text(own[max(first - 1, 0) :], coming, after)
         if loop is not None:
             return loop
     return _alternating_nodes(run, coming, after)

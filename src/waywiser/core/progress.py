@@ -120,12 +120,16 @@ def seen(
     if goes_on and origin is not None and not origin.calls and not arrival.results:
         answered, answered_simhash = origin.text, origin.text_simhash
     if previous is None:
-        fruitful = True
+        since = trail.count
     elif spoke:
         echo = echoes(own, answered, answered_simhash, human) if answered else Echo(0, 0)
-        fruitful = not echo.alike
+        since = previous.since if echo.alike else trail.count
+    elif _brings_news(arrival, own, control):
+        since = trail.count
     else:
-        fruitful = _brings_news(arrival, own, control)
+        # Rarely come to, so the dear question may be asked: was it known here, or only to a branch that runs beside?
+        line = _line(messages, own) if goes_on else own
+        since = trail.count if len(line) < len(own) and _brings_news(arrival, line, control) else line[-1].since
     return Seen(
         number=trail.count,
         agent=agent,
@@ -137,7 +141,7 @@ def seen(
         spoke=spoke,
         length=length,
         place=place,
-        since=trail.count if fruitful or previous is None else previous.since,
+        since=since,
         answered=answered,
         answered_simhash=answered_simhash,
     )
@@ -204,6 +208,16 @@ def _arrived(
         if messages[index].role is Role.ASSISTANT:
             return index, None, False
     return 0, None, False
+
+
+def _line(messages: Sequence[Message], own: Sequence[StepRecord]) -> list[StepRecord]:
+    """The steps whose history this one continues: what parallel branches of the same agent did is not among them."""
+    length = len(messages)
+    return [
+        step
+        for step in own
+        if 0 < step.length <= length and messages[step.length - 1].digest[:DIGEST_BYTES] == step.place
+    ]
 
 
 def _read(messages: Sequence[Message], start: int, origin: StepRecord | None, own: Sequence[StepRecord]) -> _Arrival:
