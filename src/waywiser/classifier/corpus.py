@@ -18,7 +18,10 @@ from waywiser.errors import ConfigError, Place, Problem
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One prompt. An empty `task` or `difficulty`, `risk` None or `timely` None: this source doesn't say."""
+    """One prompt. An empty `task` or `difficulty`, `risk` None or `timely` None: this source doesn't say.
+
+    Rows made from one `template` never part in a split.
+    """
 
     text: str
     source: str
@@ -27,6 +30,7 @@ class Example:
     risk: tuple[str, ...] | None = None
     timely: bool | None = None
     language: str = "en"
+    template: str = ""
 
 
 def rows(path: Path) -> list[dict[str, object]]:
@@ -124,7 +128,7 @@ def _dolly(folder: Path, chance: random.Random) -> Iterator[Example]:
         category, instruction, passage = (str(row.get(key) or "") for key in ("category", "instruction", "context"))
         if not passage and passages and chance.random() < 0.15:
             passage = chance.choice(passages)
-        keep = passage and chance.random() < 0.7
+        keep = passage and chance.random() < 0.95
         yield Example(joined(instruction, passage, chance) if keep else instruction, "dolly", task=_DOLLY[category])
 
 

@@ -18,6 +18,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from waywiser.classifier.concepts import Concepts
 from waywiser.classifier.text import BUCKETS, SHAPE, Floats, PromptView
 from waywiser.errors import ConfigError, Place, Problem
 
@@ -29,16 +30,18 @@ _LARGEST = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class LinearHeads:
-    """Scores of many labels at once: `features @ weights + shape @ shape_weights + bias`, a logit a column.
+    """Scores of many labels at once: `features @ weights + shape @ shape_weights + …`, a logit a column.
 
     Shapes: `weights` (BUCKETS, columns) int8, `scale` (columns,), `shape_weights` (len(SHAPE), columns),
-    `bias` (columns,). `slope` and `offset` (columns,) calibrate: probability = squash(slope * logit + offset).
+    `concept_weights` (concepts, columns), `bias` (columns,). `slope` and `offset` (columns,) calibrate: probability = squash(slope * logit + offset).
     """
 
     columns: tuple[str, ...]
+    concepts: Concepts
     weights: npt.NDArray[np.int8]
     scale: Floats
     shape_weights: Floats
+    concept_weights: Floats
     bias: Floats
     slope: Floats
     offset: Floats
@@ -47,22 +50,17 @@ class LinearHeads:
         """Return one calibrated logit a column."""
         buckets, values = view.features
         raw = (values @ self.weights.take(buckets, axis=0).astype(np.float32)) * self.scale
-        calibrated: Floats = (raw + view.shape @ self.shape_weights + self.bias) * self.slope + self.offset
+        raw += view.shape @ self.shape_weights + self.concepts.strength(view) @ self.concept_weights + self.bias
+        calibrated: Floats = raw * self.slope + self.offset
         return calibrated
-
-    def strongest_word(self, view: PromptView, column: int) -> int:
-        """Return the index of the word that speaks most for a column, or -1 when none does."""
-        buckets = view.word_buckets
-        if not buckets.size:
-            return -1
-        weights = self.weights[buckets, column]
-        best = int(weights.argmax())
-        return best if weights[best] > 0 else -1
 
     def arrays(self, prefix: str) -> dict[str, npt.NDArray[np.generic]]:
         """Return the arrays to store, their names beginning with `prefix`."""
         return {
             f"{prefix}columns": np.array(self.columns),
+            f"{prefix}concept_names": np.array(self.concepts.names),
+            f"{prefix}concept_keys": self.concepts.keys,
+            f"{prefix}concept_masks": self.concepts.masks,
             f"{prefix}weights": self.weights,
             **{f"{prefix}{name}": getattr(self, name) for name in _FLOAT_FIELDS},
         }
@@ -72,33 +70,43 @@ class LinearHeads:
         """Rebuild heads from stored arrays; `ConfigError` when one is missing, misshapen or of another type."""
         try:
             columns = tuple(str(name) for name in arrays[f"{prefix}columns"])
+            names = tuple(str(name) for name in arrays[f"{prefix}concept_names"])
+            keys, masks = (arrays[f"{prefix}concept_{what}"] for what in ("keys", "masks"))
             weights = arrays[f"{prefix}weights"]
             floats = {name: arrays[f"{prefix}{name}"] for name in _FLOAT_FIELDS}
         except KeyError as missing:
             raise _broken(f"the array {missing} is missing") from None
         wanted: dict[str, tuple[int, ...]] = {name: (len(columns),) for name in _FLOAT_FIELDS}
         wanted["shape_weights"] = (len(SHAPE), len(columns))
+        wanted["concept_weights"] = (len(names), len(columns))
+        if keys.dtype != np.uint64 or masks.dtype != np.uint64 or keys.shape != masks.shape or not keys.size:
+            raise _broken(f"`{prefix}concept_keys` is not a table of 64-bit keys")
         if weights.shape != (BUCKETS, len(columns)) or weights.dtype != np.int8:
             raise _broken(f"`{prefix}weights` has shape {weights.shape} and type {weights.dtype}")
         for name, array in floats.items():
             if array.shape != wanted[name] or array.dtype != np.float32 or not np.isfinite(array).all():
                 raise _broken(f"`{prefix}{name}` is not {wanted[name]} finite 32-bit numbers")
-        return cls(columns, weights.astype(np.int8, copy=False), **{k: v.astype(np.float32) for k, v in floats.items()})
+        return cls(
+            columns,
+            Concepts(names, keys.astype(np.uint64, copy=False), masks.astype(np.uint64, copy=False)),
+            weights.astype(np.int8, copy=False),
+            **{name: array.astype(np.float32, copy=False) for name, array in floats.items()},
+        )
 
 
-_FLOAT_FIELDS = ("scale", "shape_weights", "bias", "slope", "offset")
+_FLOAT_FIELDS = ("scale", "shape_weights", "concept_weights", "bias", "slope", "offset")
 
 
 def quantise(weights: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
     """Round a (buckets, columns) matrix to 8 bits a weight; return it with the scale of each column."""
     largest = np.abs(weights).max(axis=0)
-    scale: Floats = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
     return np.rint(weights / scale).astype(np.int8), scale
 
 
 def softmax(logits: Floats) -> Floats:
     """Turn logits into probabilities that sum to 1."""
-    raised: Floats = np.exp(logits - logits.max())
+    raised = np.exp(logits - logits.max())
     chances: Floats = raised / raised.sum()
     return chances
 

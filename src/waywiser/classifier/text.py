@@ -6,7 +6,8 @@ which wraps exactly), so all n-grams of a text cost a handful of array operation
 it occurs. Hashes depend on nothing but the text: no seed, no Python `hash`.
 
 Buckets below `WORD_BUCKETS` hold words, pairs of neighbouring words, beginnings of words (inflected languages), and
-single characters and pairs of scripts that write no spaces. Buckets above hold 3- and 4-grams of characters.
+single characters and pairs of scripts that write no spaces, and of a long text once more the words at its two edges.
+Buckets above hold 3- and 4-grams of characters.
 """
 
 from __future__ import annotations
@@ -22,20 +23,23 @@ import numpy.typing as npt
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Ints: TypeAlias = npt.NDArray[np.int64]
+Keys: TypeAlias = npt.NDArray[np.uint64]
 
 HEAD = 1600
 TAIL = 800
+EDGE = 160
 WORD_BITS = 16
 WORD_BUCKETS = 1 << WORD_BITS
 BUCKETS = 2 * WORD_BUCKETS
 
 _BASE = 0x9E3779B97F4A7C15
 _SPREAD = np.uint64(0xD6E8FEB86659FD93)
+_PAIR = np.uint64(0xC2B2AE3D27D4EB4F)
 _MASK = (1 << 64) - 1
 _LONGEST = 3 * (HEAD + TAIL) + 16  # lower-casing may lengthen a text, threefold at most
 
 
-def _powers(base: int) -> npt.NDArray[np.uint64]:
+def _powers(base: int) -> Keys:
     """Return base**0 … base**_LONGEST modulo 2**64."""
     table = np.full(_LONGEST + 1, base, dtype=np.uint64)
     table[0] = 1
@@ -44,6 +48,9 @@ def _powers(base: int) -> npt.NDArray[np.uint64]:
 
 _POWER = _powers(_BASE)
 _INVERSE = _powers(pow(_BASE, -1, _MASK + 1))
+
+WORD, PAIR, BEGINNING, TRIPLE, RUN = 1, 2, 3, 4, 10  # salts of the families of features
+BEGINNINGS = (4, 6)
 
 OTHER, LETTER, DIGIT, DENSE, SPACE = 0, 1, 2, 3, 4
 
@@ -75,12 +82,17 @@ def _classes() -> npt.NDArray[np.uint8]:
 _CLASS = _classes()
 
 
-def _buckets(hashes: npt.NDArray[np.uint64], salt: int) -> Ints:
-    """Spread hashes over `WORD_BUCKETS`; `salt` keeps the families of features apart."""
+def _keys(hashes: Keys, salt: int) -> Keys:
+    """Mix hashes into 64-bit keys; `salt` keeps the families of features apart."""
     mixed = (hashes + np.uint64(salt * 0x9E3779B97F4A7C15 & _MASK)) * _SPREAD
     mixed ^= mixed >> np.uint64(29)
     mixed *= _SPREAD
-    return (mixed >> np.uint64(64 - WORD_BITS)).astype(np.int64)
+    return mixed
+
+
+def _buckets(keys: Keys) -> Ints:
+    """Spread keys over `WORD_BUCKETS`."""
+    return (keys >> np.uint64(64 - WORD_BITS)).astype(np.int64)
 
 
 def _distinct(parts: list[Ints]) -> Ints:
@@ -129,18 +141,22 @@ class PromptView:
         return codes, classes
 
     @cached_property
-    def _prefix(self) -> npt.NDArray[np.uint64]:
+    def _prefix(self) -> Keys:
         """Prefix sums of the code points times powers of `_BASE`; the hash of any substring follows from two."""
         codes, _ = self._codes
         sums = np.zeros(codes.size + 1, dtype=np.uint64)
         np.cumsum((codes.astype(np.uint64) + np.uint64(7)) * _POWER[: codes.size], out=sums[1:])
         return sums
 
-    def _hash(self, starts: Ints, ends: Ints) -> npt.NDArray[np.uint64]:
+    def _hash(self, starts: Ints, ends: Ints) -> Keys:
         """Hash the substrings [start, end), wherever in the text they stand."""
         sums = self._prefix
-        hashed: npt.NDArray[np.uint64] = (sums[ends] - sums[starts]) * _INVERSE[starts]
+        hashed: Keys = (sums[ends] - sums[starts]) * _INVERSE[starts]
         return hashed
+
+    def key(self, size: int, salt: int) -> int:
+        """Return the key of the first `size` characters of the text."""
+        return int(_keys(self._hash(np.array([1]), np.array([1 + size])), salt)[0])
 
     @cached_property
     def spans(self) -> tuple[Ints, Ints]:
@@ -151,29 +167,65 @@ class PromptView:
         return edges[::2], edges[1::2]
 
     @cached_property
-    def word_buckets(self) -> Ints:
-        """Bucket of each word, in the order of the text, repeats included: to name the word that mattered."""
-        return _buckets(self._hash(*self.spans), 1)
+    def word_keys(self) -> Keys:
+        """Key of each word, in the order of the text, repeats included."""
+        return _keys(self._hash(*self.spans), WORD)
+
+    @cached_property
+    def keys(self) -> Keys:
+        """Keys of words, word pairs, word beginnings, dense characters and their pairs; repeats included."""
+        starts, ends = self.spans
+        _, classes = self._codes
+        hashes = self._hash(starts, ends)
+        parts = [self.word_keys]
+        if starts.size > 1:
+            parts.append(_keys(hashes[:-1] * _PAIR + hashes[1:], PAIR))
+        lengths = ends - starts
+        for size in BEGINNINGS:
+            longer = starts[lengths > size]
+            if longer.size:
+                parts.append(_keys(self._hash(longer, longer + size), BEGINNING))
+        dense = np.flatnonzero(classes == DENSE)
+        for size in (1, 2):
+            runs = dense[: dense.size - size + 1]
+            runs = runs[dense[size - 1 :] - runs == size - 1]
+            if runs.size:
+                parts.append(_keys(self._hash(runs, runs + size), RUN + size))
+        return np.concatenate(parts)
+
+    @cached_property
+    def long_keys(self) -> Keys:
+        """Keys of three words and of runs of 3 and 4 dense characters: no features, but wanted by the lists of terms."""
+        _, classes = self._codes
+        dense = np.flatnonzero(classes == DENSE)
+        hashes = self._hash(*self.spans)
+        parts = [_keys((hashes[:-2] * _PAIR + hashes[1:-1]) * _PAIR + hashes[2:], TRIPLE)]
+        for size in (3, 4):
+            runs = dense[: max(dense.size - size + 1, 0)]
+            runs = runs[dense[size - 1 :] - runs == size - 1]
+            parts.append(_keys(self._hash(runs, runs + size), RUN + size))
+        return np.concatenate(parts)
 
     @cached_property
     def words(self) -> Ints:
-        """Distinct buckets of words, word pairs, word beginnings, dense characters and their pairs; sorted."""
+        """Distinct buckets of `keys`; sorted."""
+        return _distinct([_buckets(self.keys)])
+
+    @cached_property
+    def edge(self) -> Ints:
+        """Distinct buckets of the words and pairs at the beginning and end, where a long prompt says what it wants."""
         starts, ends = self.spans
-        _, classes = self._codes
-        parts = [self.word_buckets]
-        if starts.size > 1:
-            hashes = self._hash(starts, ends)
-            parts.append(_buckets(hashes[:-1] * np.uint64(0xC2B2AE3D27D4EB4F) + hashes[1:], 2))
-        lengths = ends - starts
-        for size in (4, 6):
-            longer = starts[lengths > size]
-            if longer.size:
-                parts.append(_buckets(self._hash(longer, longer + size), 3))
-        dense = np.flatnonzero(classes == DENSE)
-        if dense.size:
-            parts.append(_buckets(self._hash(dense, dense + 1), 4))
-            pairs = dense[:-1][dense[1:] - dense[:-1] == 1]
-            parts.append(_buckets(self._hash(pairs, pairs + 2), 5))
+        codes, classes = self._codes
+        parts: list[Ints] = []
+        if codes.size <= 2 * EDGE:  # all of it is edge: it would say nothing new
+            return _distinct(parts)
+        for low, high in ((0, EDGE), (max(codes.size - EDGE, EDGE), codes.size)):
+            first, last = np.searchsorted(starts, (low, high))
+            hashes = self._hash(starts[first:last], ends[first:last])
+            parts.append(_buckets(_keys(hashes, 20)))
+            parts.append(_buckets(_keys(hashes[:-1] * _PAIR + hashes[1:], 21)))
+            dense = np.flatnonzero(classes[low : high - 1] == DENSE) + low
+            parts.append(_buckets(_keys(self._hash(dense, dense + 2), 22)))
         return _distinct(parts)
 
     @cached_property
@@ -184,22 +236,43 @@ class PromptView:
         for size in (3, 4):
             count = sums.size - size
             if count > 0:
-                parts.append(_buckets((sums[size:] - sums[:count]) * _INVERSE[:count], 5 + size))
+                parts.append(_buckets(_keys((sums[size:] - sums[:count]) * _INVERSE[:count], 30 + size)))
         return _distinct(parts) + WORD_BUCKETS
 
     @cached_property
     def features(self) -> tuple[Ints, Floats]:
         """Buckets and values of the whole text: each family has Euclidean length 1, so length itself says nothing."""
-        words, grams = self.words, self.grams
-        values = np.empty(words.size + grams.size, dtype=np.float32)
-        values[: words.size] = max(words.size, 4) ** -0.5
-        values[words.size :] = max(grams.size, 4) ** -0.5
-        return np.concatenate((words, grams)), values
+        families = (self.words, self.edge, self.grams)
+        lengths = [max(family.size, 4) ** -0.5 for family in families]
+        values = np.repeat(np.array(lengths, dtype=np.float32), [family.size for family in families])
+        return np.concatenate(families), values
 
     @cached_property
     def shape(self) -> Floats:
         """What the text looks like, whatever its language; the fields are named by `SHAPE`."""
         return _shape(self)
+
+
+def term_keys(term: str) -> tuple[int, ...]:
+    """Return the keys a term has wherever a text contains it.
+
+    A term is a word, two words, the last three of several (`I want to die`), words that begin so (`contra*`, read to 6 or 4 characters; the
+    beginning alone counts too), or a run of up to 4 characters of a script without spaces.
+    """
+    stem = term.rstrip("*")
+    view = PromptView(stem)
+    starts, ends = view.spans
+    if starts.size > 2:
+        return (int(view.long_keys[starts.size - 3]),)
+    if starts.size == 2:
+        return (int(view.keys[2]),)
+    if not starts.size:
+        size = min(len(stem), 4)
+        return (view.key(size, RUN + size),)
+    fitting = max((size for size in BEGINNINGS if size <= ends[0] - starts[0]), default=0)
+    if stem == term or not fitting:
+        return (int(view.word_keys[0]),)
+    return (int(view.word_keys[0]), view.key(fitting, BEGINNING))
 
 
 def word_at(view: PromptView, index: int) -> str:

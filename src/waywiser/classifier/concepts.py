@@ -1,0 +1,65 @@
+"""Concepts: lists of words, of many languages, that mean the same. A head learns one weight for each concept.
+
+A weight learned where there are examples (mostly English) so counts in every language the list knows. Terms are found
+by their 64-bit keys in one sorted table: exact, and one binary search a word. What counts is how many distinct terms
+of a concept a text contains, each further one half as much as the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from waywiser.classifier.text import Floats, Keys, PromptView, term_keys
+
+_MOST = 64  # concepts are bits of one 64-bit mask a term
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """A sorted table of keys; bit i of `masks[k]` is set when term k belongs to concept `names[i]`."""
+
+    names: tuple[str, ...]
+    keys: Keys
+    masks: Keys
+
+    @classmethod
+    def of(cls, terms: Mapping[str, Iterable[str]]) -> Concepts:
+        """Build the table from the terms of each concept; 64 concepts at most."""
+        table: dict[int, int] = {}
+        for bit, listed in enumerate(terms.values()):
+            for term in listed:
+                for key in term_keys(term):
+                    table[key] = table.get(key, 0) | 1 << bit
+        keys = sorted(table)
+        return cls(
+            tuple(terms), np.array(keys, dtype=np.uint64), np.array([table[key] for key in keys], dtype=np.uint64)
+        )
+
+    def strength(self, view: PromptView) -> Floats:
+        """Return 0 for each concept not spoken of, 1 for one term, 1.5 for two, and so on towards 2."""
+        found = self._found(view)
+        if not found.size:
+            return np.zeros(len(self.names), dtype=np.float32)
+        bits = np.unpackbits(self.masks[found].astype("<u8").view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")
+        counts = bits[:, : len(self.names)].sum(axis=0, dtype=np.float32)
+        strength: Floats = 2 - 2 * np.exp2(-counts)
+        return strength
+
+    def _found(self, view: PromptView) -> npt.NDArray[np.int64]:
+        """Return the distinct places in the table of the terms a text contains."""
+        places = []
+        for keys in (view.keys, view.long_keys):
+            place = np.minimum(np.searchsorted(self.keys, keys), self.keys.size - 1)
+            places.append(place[self.keys[place] == keys])
+        return np.unique(np.concatenate(places))
+
+    def word_of(self, view: PromptView, concept: str) -> int:
+        """Return the index of the first word of the text that is a term of a concept, or -1."""
+        bit = np.uint64(1 << self.names.index(concept))
+        place = np.minimum(np.searchsorted(self.keys, view.word_keys), self.keys.size - 1)
+        hits = np.flatnonzero((self.keys[place] == view.word_keys) & ((self.masks[place] & bit) != 0))
+        return int(hits[0]) if hits.size else -1

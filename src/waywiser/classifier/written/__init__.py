@@ -1,0 +1,1 @@
+"""What the authors wrote for training: words that mean the same in many languages, and prompts with their labels."""
