@@ -180,6 +180,14 @@ def test_an_agent_that_varies_its_arguments_is_still_caught(how: str) -> None:
     assert found <= 6
 
 
+def test_an_error_that_echoes_the_arguments_is_the_same_error() -> None:
+    agent = Agent()
+    words = ("alpha", "beta", "gamma", "delta")
+    assert first_flag([agent.act(("find", {"name": w}, f"Error: no user {w}")) for w in words]) == 3
+    numbers = Agent()
+    assert first_flag([numbers.act(("find", {"id": n}, f"Error: no order {n}")) for n in range(5)]) == 3
+
+
 def test_results_that_differ_by_clock_or_request_id_are_the_same() -> None:
     agent = Agent()
     flags = [
@@ -279,6 +287,7 @@ def test_polling_that_brings_something_new() -> None:
 def test_pagination() -> None:
     agent = Agent()
     assert not any(agent.act(("list", {"page": n}, f"items {n}0 to {n}9")) for n in range(20))
+    assert not any(agent.act(("list", {"page": n}, f"this is page {n}")) for n in range(20))
 
 
 def test_reading_the_same_again_between_other_work() -> None:

@@ -22,10 +22,12 @@ _FEWEST_WORDS = 12  # a sketch of fewer distinct words is mostly chance
 _SKETCHED_CHARS = 4000
 _MASKED_CHARS = 20_000
 _ERROR_CHARS = 600
+_ECHOED_CHARS = 1000
 
 _WRITE = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 
 _NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d{0,14})(?:\.\d{1,15})?(?:[eE][+-]?\d{1,2})?")
+_VALUE = re.compile(r'[:\[,]("(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*)')  # in canonical arguments
 _WORD = re.compile(r"\w+")
 _DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
 
@@ -124,6 +126,24 @@ def masked(text: str) -> str:
     if any(word in head for word in _FIELD_WORDS):
         head = _FIELD.sub(r"\1#", head)
     return " ".join(_without_volatile(head).split()) + rest
+
+
+def without_echo(text: str, arguments: str) -> str:
+    """Replace by `#` what a tool's answer repeats of its (canonical) arguments: whole values, as words of their own.
+
+    So "no user Ann" and "no user Bob" are the same failure.
+    """
+    if len(text) > _MASKED_CHARS or len(arguments) > _ECHOED_CHARS:
+        return text
+    for value in dict.fromkeys(_VALUE.findall(arguments)):
+        bare = value.strip('"')
+        if bare and bare in text:
+            pieces = text.split(bare)
+            text = pieces[0]
+            for piece in pieces[1:]:
+                alone = not (text[-1:].isalnum() or piece[:1].isalnum())
+                text += ("#" if alone else bare) + piece
+    return text
 
 
 def _without_volatile(text: str) -> str:

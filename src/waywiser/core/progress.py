@@ -25,6 +25,7 @@ from waywiser.core.canonical import (
     says_why,
     short_digest,
     text_marks,
+    without_echo,
     without_numbers,
 )
 from waywiser.core.messages import Message, Role, Text, ToolCall
@@ -272,11 +273,16 @@ def _action(message: Message, call: ToolCall | None) -> Action:
     arguments = canonical_arguments(call.arguments) if call is not None else ""
     plain = without_numbers(arguments)
     written = short_digest(arguments)
+    outcome = masked(text)
+    is_error = (message.is_error or reads_as_error(text)) and says_why(text)
+    if is_error:
+        # What failed for one value fails alike for the next; a page that tells its number is another page.
+        outcome = without_echo(outcome, arguments)
     return Action(
         tool=call.name if call is not None else message.tool_name,
         arguments=written,
-        result=short_digest(masked(text)),
-        is_error=(message.is_error or reads_as_error(text)) and says_why(text),
+        result=short_digest(outcome),
+        is_error=is_error,
         shape=written if plain == arguments else short_digest(plain),
     )
 
