@@ -252,7 +252,8 @@ def _check_code(db: sqlite3.Connection, order: sqlite3.Row, verification: str) -
 
 def _code(db: sqlite3.Connection, customer_id: str) -> str:
     secret = db.execute("SELECT value FROM shop WHERE key = 'secret'").fetchone()[0]
-    return "K-" + hmac.new(bytes.fromhex(secret), customer_id.encode(), "sha256").hexdigest()[:10]
+    number = int.from_bytes(hmac.digest(bytes.fromhex(secret), customer_id.encode(), "sha256")[:8], "big")
+    return f"K-{number % 10**10:010d}"
 
 
 def _delivered_on(db: sqlite3.Connection, order_id: str) -> str:

@@ -89,7 +89,7 @@ def support_tools(path: Path | str) -> list[BaseTool]:  # noqa: C901 - ten small
 
         Args:
             order_id: Order number such as #W10001.
-            verification: Code from find_customer.
+            verification: Code such as K-0123456789, from find_customer.
             reason: Why the customer cancels.
         """
         return _answer(lambda: desk.cancel_order(order_id, verification, reason))
@@ -100,7 +100,7 @@ def support_tools(path: Path | str) -> list[BaseTool]:  # noqa: C901 - ten small
         Args:
             order_id: Order number such as #W10001.
             item_id: Item id such as I-10001-1, from get_order.
-            verification: Code from find_customer.
+            verification: Code such as K-0123456789, from find_customer.
         """
         return _answer(lambda: desk.refund_item(order_id, item_id, verification))
 
@@ -111,7 +111,7 @@ def support_tools(path: Path | str) -> list[BaseTool]:  # noqa: C901 - ten small
             order_id: Order number such as #W10001.
             item_id: Item id such as I-10001-1, from get_order.
             new_variant_id: Variant id such as V-031 of the wanted size or colour, from search_products.
-            verification: Code from find_customer.
+            verification: Code such as K-0123456789, from find_customer.
         """
         return _answer(lambda: desk.exchange_item(order_id, item_id, new_variant_id, verification))
 
@@ -120,7 +120,7 @@ def support_tools(path: Path | str) -> list[BaseTool]:  # noqa: C901 - ten small
 
         Args:
             order_id: Order number such as #W10001.
-            verification: Code from find_customer.
+            verification: Code such as K-0123456789, from find_customer.
             street: House number and street.
             city: City.
             state: Two-letter state.

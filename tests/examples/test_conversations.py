@@ -9,13 +9,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conversation import converse
+from conversation import converse, count
 from support_desk.make_shop import make_shop
 from support_desk.tools import support_tools
 
-from waywiser.core.messages import Role
+from waywiser.core.calls import Call, ResponseFormat
+from waywiser.core.messages import Role, system, user
 from waywiser.core.models import Model
-from waywiser.upstream.simulated import MARK
+from waywiser.upstream.simulated import MARK, simulate
 
 TASKS = [
     json.loads(line)
@@ -78,3 +79,43 @@ def test_a_policy_question_changes_nothing_and_is_answered_from_the_handbook(sho
     history = converse(MODELS[2], support_tools(shop), "How long do I have to return a delivered item?")
     assert "30 days" in history[-1].text
     assert shop.read_bytes() == before
+
+
+def test_a_planned_run_passes_what_it_found_from_sub_task_to_sub_task_in_words(
+    shop: Path, ask: Callable[[str], object]
+) -> None:
+    """What an executor of plans does: each sub-task alone with its own tool, the findings before it in the prompt."""
+    tools = {tool.name: tool for tool in support_tools(shop)}
+    said = str(TASKS[0]["says"][0])
+    listed = "\n".join(f"- {tool.name}: {tool.description}" for tool in tools.values())
+    schema = {
+        "type": "object",
+        "properties": {
+            "tasks": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "id": {"type": "string"},
+                        "goal": {"type": "string"},
+                        "tools": {"type": "array", "items": {"enum": list(tools)}},
+                        "depends_on": {"type": "array", "items": {"type": "string"}},
+                    },
+                    "required": ["id", "goal", "tools", "depends_on"],
+                },
+            }
+        },
+        "required": ["tasks"],
+    }
+    prompt = (system(f"Make a plan with these tools:\n{listed}"), user(said))
+    call = Call("1", prompt, response_format=ResponseFormat(json.dumps(schema)))
+    plan = json.loads(simulate(MODELS[2], call, count).text)
+    found: dict[str, str] = {}
+    for task in plan["tasks"]:
+        before = "\n".join(found[need] for need in task["depends_on"])
+        history = converse(
+            MODELS[1], [tools[name] for name in task["tools"]], f"{task['goal']}\n\nFound so far:\n{before}"
+        )
+        found[task["id"]] = history[-1].text
+    assert [task["tools"] for task in plan["tasks"]] == [["find_customer"], ["get_order"], ["cancel_order"]]
+    assert ask(TASKS[0]["query"]) == "cancelled"

@@ -84,6 +84,8 @@ def _results(messages: Sequence[Message], wanted: frozenset[str]) -> list[str]:
     results = [(call, message) for call, message in results if not hands_over(call.name)]
     names = [Tool(name) for name in dict.fromkeys(call.name for call, _ in results)]
     meant = {tool.name for tool, _ in goals(names, requests(messages))}
+    # whoever orders a plain look-up, as a planner does, works with the record; a customer is not told codes
+    ordered = re.match(r"\W*(?:find|look up|get|list|fetch|retrieve)\b", _last_said(messages).lower()) is not None
     touched = frozenset[str]().union(*(_ids(call) for call, _ in results if writes(Tool(call.name))))
     told: dict[str, tuple[int, int]] = {}
     for place, (call, message) in enumerate(results):
@@ -92,7 +94,7 @@ def _results(messages: Sequence[Message], wanted: frozenset[str]) -> list[str]:
             line, rank = f"I could not {call.name.replace('_', ' ')}: {_sentence(message.text)}", 1 if changed else 3
         else:
             values = documents(message.text)
-            body = _told(values[0], wanted, 8) if values else _best(message.text, wanted)
+            body = _told(values[0], wanted, 8, secrets=ordered) if values else _best(message.text, wanted)
             line = f"I have {_past(call.name)}. {_sentence(body)}" if changed else _sentence(body)
             rank = 0 if changed else 2 if call.name in meant and not _ids(call) & touched else 4
         told[line] = (rank, -place)
@@ -105,14 +107,16 @@ def _ids(call: ToolCall) -> frozenset[str]:
     return frozenset(re.findall(r'_id": "([^"]+)"', call.arguments))
 
 
-def _told(value: JSON, wanted: frozenset[str], limit: int) -> str:
+def _told(value: JSON, wanted: frozenset[str], limit: int, *, secrets: bool = False) -> str:
     """Put a JSON value in words: of a list the entries nearest to the question, of a record its plain fields."""
     if isinstance(value, list):
         near = sorted(value[:200], key=lambda item: -len(stems(json.dumps(item)) & wanted))
         return "; ".join(_told(item, wanted, limit) for item in near[:2])
     if not isinstance(value, dict):
         return _best(str(value), wanted)
-    plain = [(key.replace("_", " "), item) for key, item in value.items() if _plain(key, item)]
+    plain = [
+        (key.replace("_", " "), item) for key, item in value.items() if _plain(item) and (secrets or key not in _SECRET)
+    ]
     head = ""
     if plain and plain[0][0] in {"title", "name"}:
         head, plain = f"{plain[0][1]}: ", plain[1:]
@@ -124,8 +128,8 @@ def _told(value: JSON, wanted: frozenset[str], limit: int) -> str:
     return head + "; ".join((*words[:limit], *inner[:2]))
 
 
-def _plain(key: str, item: JSON) -> bool:
-    return not isinstance(item, dict | list) and item is not None and key not in _SECRET
+def _plain(item: JSON) -> bool:
+    return not isinstance(item, dict | list) and item is not None
 
 
 def _best(text: str, wanted: frozenset[str]) -> str:

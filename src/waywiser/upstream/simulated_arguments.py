@@ -239,7 +239,8 @@ def _from_facts(name: str, field: Schema, want: Want, known: Sequence[Fact], tak
     best: tuple[float, int, JSON] | None = None
     for place, fact in enumerate(known):
         like = _likeness(bare, nouns, shapes, fact)
-        if named and fact.source != named.group(1) and not (fact.said and shapes):
+        given = shapes if fact.said else not fact.source  # by a person in that spelling, or as data in the prompt
+        if named and fact.source != named.group(1) and not given:
             continue
         if like <= 0 or json.dumps(fact.value) in used or not isinstance(fact.value, str):
             continue
