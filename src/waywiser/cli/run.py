@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from waywiser.cli.output import read_lines, table, usd, write_json
@@ -173,7 +172,3 @@ def _inputs(args: argparse.Namespace) -> Iterator[tuple[object, str]]:
         raise BadInput("--input: empty, there is nothing to answer")
     yield "1", text
 
-
-def graph_file(name: str) -> Path | None:
-    """Tell a graph file from `module:object`."""
-    return Path(name) if name.endswith((".yaml", ".yml", ".json")) or Path(name).is_file() else None

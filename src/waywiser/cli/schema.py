@@ -27,7 +27,7 @@ def schema_text(of: str) -> str:
     if of == "policy":
         schema = PolicySpec.model_json_schema(by_alias=True)
     else:
-        from waywiser.workflow.spec import workflow_schema  # noqa: PLC0415 - LangGraph is slow to import
+        from waywiser.workflow import workflow_schema  # noqa: PLC0415 - LangGraph is slow to import
 
-        schema = dict(workflow_schema())
+        schema = workflow_schema()
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
