@@ -490,6 +490,20 @@ def test_a_person_frees_a_session_that_was_stopped() -> None:
     assert climb(agent, state, ("stop",)) == ("", LoopState())
 
 
+def test_a_branch_beside_leaves_the_ladder_alone() -> None:
+    agent, state, rungs = Agent(), LoopState(), []
+    stuck, working = [*agent.history, user("Do part one.")], [*agent.history, user("Do part two.")]
+    for turn in range(7):
+        agent.history = stuck
+        rung, state = climb(agent, state, LADDER)
+        rungs.append(rung)
+        agent.act(("lookup", {}, "open"))
+        agent.history = working
+        assert climb(agent, state, LADDER) == ("", state)
+        agent.act(("read", {"page": turn}, f"page {turn}"))
+    assert rungs == ["", "", "", *LADDER]
+
+
 def test_another_agents_step_leaves_the_ladder_alone() -> None:
     agent = Agent()
     for _ in range(3):

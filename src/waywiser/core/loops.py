@@ -115,16 +115,16 @@ def next_rung(loop: Loop, state: LoopState, ladder: Sequence[str]) -> tuple[str,
 def carried(state: LoopState, coming: Seen) -> LoopState:
     """Keep the state of the ladder while its loop lasts; forget it, and the tier it pinned, once there is progress.
 
-    The steps of another agent leave it as it is.
+    The steps of other agents, and of branches that run beside, leave it as it is.
     """
-    if state.anchor[: len(_speaker(coming))] == _speaker(coming) and state.anchor != _anchor(coming):
+    if coming.before >= 0 and coming.since != coming.before and state.anchor == _anchor(coming, coming.before):
         return LoopState()
     return state
 
 
 def holds(state: LoopState, coming: Seen) -> bool:
     """Tell whether the state of the ladder (and the tier it pinned) is about the coming step's own loop."""
-    return state.anchor == _anchor(coming)
+    return state.anchor == _anchor(coming, coming.since)
 
 
 def hint_text(loop: Loop) -> str:
@@ -140,12 +140,8 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + "."
 
 
-def _speaker(coming: Seen) -> bytes:
-    return short_digest(coming.agent)
-
-
-def _anchor(coming: Seen) -> bytes:
-    return _speaker(coming) + coming.since.to_bytes(8, "little")
+def _anchor(coming: Seen, since: int) -> bytes:
+    return short_digest(coming.agent) + since.to_bytes(8, "little")
 
 
 def _repeated_call(own: Sequence[StepRecord], run: Sequence[StepRecord], coming: Seen, after: int) -> Loop | None:
@@ -156,10 +152,10 @@ def _repeated_call(own: Sequence[StepRecord], run: Sequence[StepRecord], coming:
             return _loop_of_calls(run, coming, action, exact)
         if action.is_error and like >= after:
             what = f"`{action.tool}` failed with the same error {like} times, with different arguments"
-            return Loop(LoopKind.ERROR, 0, like, what, _anchor(coming), (action.tool,))
+            return Loop(LoopKind.ERROR, 0, like, what, _anchor(coming, coming.since), (action.tool,))
         if counted >= after * _PATIENCE:
             what = f"`{action.tool}` gave the same result {counted} times to arguments that differ only by a number"
-            return Loop(LoopKind.COUNTER, 0, counted, what, _anchor(coming), (action.tool,))
+            return Loop(LoopKind.COUNTER, 0, counted, what, _anchor(coming, coming.since), (action.tool,))
     return None
 
 
@@ -198,7 +194,7 @@ def _loop_of_calls(run: Sequence[StepRecord], coming: Seen, action: Action, repe
     rounds.append(coming.results)
     period = _period(rounds)
     tools = tuple(dict.fromkeys(one.tool for results in rounds[-max(period, 1) :] for one in results))
-    anchor = _anchor(coming)
+    anchor = _anchor(coming, coming.since)
     if period > 1:
         names = ", ".join(f"`{tool}`" for tool in tools)
         what = f"the same {period} calls in turn ({names}) were made {repeats} times, with the same results each time"
@@ -230,7 +226,7 @@ def _repeated_text(own: Sequence[StepRecord], coming: Seen, after: int) -> Loop 
     else:
         what = f"nearly the same answer was given {near} times"
     what += ", each time to the same message" if coming.spoke else ", with nothing new in between"
-    return Loop(LoopKind.TEXT, 1 if same == near else 0, max(same, near), what, _anchor(coming))
+    return Loop(LoopKind.TEXT, 1 if same == near else 0, max(same, near), what, _anchor(coming, coming.since))
 
 
 def _alternating_nodes(run: Sequence[StepRecord], coming: Seen, after: int) -> Loop | None:
@@ -246,5 +242,5 @@ def _alternating_nodes(run: Sequence[StepRecord], coming: Seen, after: int) -> L
         if turns and len(set(nodes)) > 1 and not any(busy for _, _, busy in newest[1:]):
             names = ", ".join(f"`{node}`" for node in dict.fromkeys(nodes))
             what = f"the nodes {names} took turns {after} times while nothing they work on changed"
-            return Loop(LoopKind.NODES, period, after, what, _anchor(coming))
+            return Loop(LoopKind.NODES, period, after, what, _anchor(coming, coming.since))
     return None

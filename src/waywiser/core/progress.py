@@ -45,7 +45,8 @@ _LOOK_BACK = 8  # messages before the new ones, to find the call that an early r
 class Seen:
     """The seen side of the coming step; the fields named as in `StepRecord` go there.
 
-    `number` is how many steps the session had before. `answered` and `answered_simhash` are the digests of the text
+    `number` is how many steps the session had before; `before` the `since` of the step this one goes on from, -1 when
+    there is none. `answered` and `answered_simhash` are the digests of the text
     this history goes on from, where the step before said text and called no tool (else empty).
     """
 
@@ -60,6 +61,7 @@ class Seen:
     length: int = 0
     place: bytes = b""
     since: int = 0
+    before: int = -1
     answered: bytes = b""
     answered_simhash: int = 0
 
@@ -120,17 +122,13 @@ def seen(
     answered, answered_simhash = b"", 0
     if goes_on and origin is not None and not origin.calls and not arrival.results:
         answered, answered_simhash = origin.text, origin.text_simhash
-    if previous is None:
-        since = trail.count
-    elif spoke:
-        echo = echoes(own, answered, answered_simhash, human) if answered else Echo(0, 0)
-        since = previous.since if echo.alike else trail.count
-    elif _brings_news(arrival, own, control):
-        since = trail.count
+    before = -1
+    if previous is not None:
+        before = origin.since if goes_on and origin is not None else previous.since
+    if spoke and answered and echoes(own, answered, answered_simhash, human).alike:
+        new = False
     else:
-        # Rarely come to, so the dear question may be asked: was it known here, or only to a branch that runs beside?
-        line = _line(messages, own) if goes_on else own
-        since = trail.count if len(line) < len(own) and _brings_news(arrival, line, control) else line[-1].since
+        new = spoke or before < 0 or _brings_news(arrival, own, control, messages if goes_on else ())
     return Seen(
         number=trail.count,
         agent=agent,
@@ -142,7 +140,8 @@ def seen(
         spoke=spoke,
         length=length,
         place=place,
-        since=since,
+        since=trail.count if new else before,
+        before=before,
         answered=answered,
         answered_simhash=answered_simhash,
     )
@@ -211,14 +210,11 @@ def _arrived(
     return 0, None, False
 
 
-def _line(messages: Sequence[Message], own: Sequence[StepRecord]) -> list[StepRecord]:
-    """The steps whose history this one continues: what parallel branches of the same agent did is not among them."""
-    length = len(messages)
-    return [
-        step
-        for step in own
-        if 0 < step.length <= length and messages[step.length - 1].digest[:DIGEST_BYTES] == step.place
-    ]
+def _in_line(step: StepRecord, messages: Sequence[Message]) -> bool:
+    """Tell whether this history continues the step's. What a branch beside it did, it does not. Empty: not known."""
+    if not messages or not step.length:
+        return True
+    return step.length <= len(messages) and messages[step.length - 1].digest[:DIGEST_BYTES] == step.place
 
 
 def _read(messages: Sequence[Message], start: int, origin: StepRecord | None, own: Sequence[StepRecord]) -> _Arrival:
@@ -337,7 +333,9 @@ def _newest_person(messages: Sequence[Message], start: int) -> bytes:
     return b""
 
 
-def _brings_news(arrival: _Arrival, own: Sequence[StepRecord], control: LoopControl) -> bool:
+def _brings_news(
+    arrival: _Arrival, own: Sequence[StepRecord], control: LoopControl, messages: Sequence[Message]
+) -> bool:
     """Tell whether a result or another speaker's word is unlike all since a person last had the floor."""
     results, heard = arrival.results, arrival.heard
     if not results and not heard:
@@ -347,10 +345,10 @@ def _brings_news(arrival: _Arrival, own: Sequence[StepRecord], control: LoopCont
     unknown, unheard = list(results), set(heard)
     outcomes = {action.result for action in results}
     for step in reversed(own):
-        if step.spoke:
+        if step.spoke and _in_line(step, messages):
             break
         for old in step.results:
-            if old.result in outcomes:
+            if old.result in outcomes and _in_line(step, messages):
                 unknown = [action for action in unknown if not same_outcome(action, old)]
         if unheard:
             unheard.difference_update(step.heard)
