@@ -91,7 +91,8 @@ class Claim:
     """A request to set money aside: `wanted` from every scope of `path` (root first), for a step of `kind`.
 
     `least` is what the call can live with: where less than `wanted` but at least `least` is left, the hold takes what
-    is left (`expected` estimates). `strict` estimates have `least == wanted`. `expires_s` ends the lease.
+    is left (`expected` estimates). `strict` estimates have `least == wanted`. `expires_s` ends the lease. `session`
+    tells a store that is spread over machines where to look.
     """
 
     hold: str
@@ -102,6 +103,7 @@ class Claim:
     now_s: float
     expires_s: float
     keep: tuple[Keep, ...] = ()
+    session: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import orjson
 
@@ -18,6 +18,8 @@ from waywiser.core.budget import Account, Amounts
 from waywiser.core.quantiles import History, Sketch
 from waywiser.core.receipt import Receipt
 from waywiser.core.trail import StepRecord, Trail
+
+T = TypeVar("T")
 
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
 
@@ -42,6 +44,18 @@ def decode_account(key: str, data: bytes) -> Account:
     """Read an account."""
     name, spent, held, granted, started_s, kinds = orjson.loads(data)
     return Account(key, name, Amounts(*spent), Amounts(*held), Amounts(*granted), started_s, kinds)
+
+
+def encode_named(value: Any) -> bytes:
+    """Write a dataclass by the names of its fields, without those that have their default."""
+    return _dumps(_row(value))
+
+
+def decode_named(kind: type[T], data: bytes) -> T:
+    """Read a dataclass that `encode_named` wrote. Fields it does not know are passed over."""
+    of: Any = kind
+    value: T = _reader(of)(orjson.loads(data))
+    return value
 
 
 def encode_step(step: StepRecord) -> bytes:

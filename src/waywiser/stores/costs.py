@@ -68,6 +68,10 @@ class Costs:
             learned.both[key] = learned.both.get(key, History()).merged(history)
         learned.read_s = now_s
 
+    def stale(self, policy: str) -> None:
+        """Note that what the store told about a policy is no longer what it would tell."""
+        self._of(policy).read_s = float("-inf")
+
     def take(self, now_s: float) -> dict[str, Histories]:
         """Return what was learned since the last time, for giving it to the store, if it is time to; else nothing."""
         if 0 <= now_s - self._given_s < TRADE_EVERY_S:

@@ -55,6 +55,22 @@ class MemoryStore(LocalStore):
     def close(self) -> None:
         """Nothing to release."""
 
+    def adopt(self, accounts: Sequence[Account], holds: Sequence[tuple[Hold, str]], now_s: float) -> None:
+        """Take over accounts, and the holds among them, from another store that cannot be reached at the moment."""
+        with self._lock:
+            for account in accounts:
+                if account.key not in self._accounts:
+                    self._put(account, now_s)
+            for hold, kind in holds:
+                if hold.id not in self._holds and hold.id not in self._settled:
+                    self._holds[hold.id] = (hold, kind)
+                    heapq.heappush(self._expiries, (hold.expires_s, hold.id))
+
+    def adopt_trail(self, session: str, trail: Trail) -> None:
+        """Take over a session's trail, if none is known yet."""
+        with self._lock:
+            self._trails.setdefault(session, trail)
+
     def _open(self, session: str, path: tuple[Scope, ...], now_s: float, policy: str) -> Opened:
         self._expire(now_s)
         trail = self._trails.get(session)
@@ -150,7 +166,7 @@ class MemoryStore(LocalStore):
     def _receipts(self, session: str) -> Sequence[Receipt]:
         return [self._receipts_by_id[key] for key in self._receipt_ids.get(session, ())]
 
-    def _grant(self, scope: Scope, more: Amounts, now_s: float) -> Standing:
+    def _grant(self, session: str, scope: Scope, more: Amounts, now_s: float) -> Standing:  # noqa: ARG002 - one store fits all scopes
         account = self._account(scope)
         account = replace(account, granted=account.granted + more)
         self._put(account, now_s)

@@ -249,7 +249,7 @@ class SqliteStore(LocalStore):
             self._tidy(settlement.now_s)
         return standings
 
-    def _grant(self, scope: Scope, more: Amounts, now_s: float) -> Standing:
+    def _grant(self, session: str, scope: Scope, more: Amounts, now_s: float) -> Standing:  # noqa: ARG002 - one store fits all scopes
         def work(connection: sqlite3.Connection) -> Standing:
             (account,) = ledger.read_accounts(connection, (scope,))
             account = replace(account, granted=account.granted + more)

@@ -27,10 +27,11 @@ def claim(
     keep: tuple[Keep, ...] = (),
     at_s: float = 0.0,
     lease_s: float = 60.0,
+    session: str = "s1",
 ) -> Claim:
     """Return a claim; `strict` unless `least` says otherwise. Times count from `NOW_S`."""
     now_s = NOW_S + at_s
-    return Claim(hold, path, kind, wanted, least or wanted, now_s, now_s + lease_s, keep)
+    return Claim(hold, path, kind, wanted, least or wanted, now_s, now_s + lease_s, keep, session)
 
 
 def settlement(

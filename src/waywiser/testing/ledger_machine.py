@@ -84,7 +84,9 @@ class LedgerMachine(RuleBasedStateMachine):
         self.number += 1
         hold_id = f"h{self.number}"
         least = wanted if self.strict else Amounts(min(wanted.nanos, 1), min(wanted.tokens, 1), wanted.llm_calls)
-        claim = Claim(hold_id, self.path(session), kind, wanted, least, self.now_s, self.now_s + lease_s, self.keep)
+        claim = Claim(
+            hold_id, self.path(session), kind, wanted, least, self.now_s, self.now_s + lease_s, self.keep, session
+        )
         expected = self.room(claim)
         found = self.store.reserve(claim)
         if any(getattr(expected, what) < getattr(least, what) for what in COUNTED):
@@ -129,7 +131,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def grant(self, session: str, more: Amounts) -> None:
         """Add to a session's limit."""
         scope = self.path(session)[1]
-        self.store.grant(scope, more, self.now_s)
+        self.store.grant(session, scope, more, self.now_s)
         self.granted[scope.key] = self.granted.get(scope.key, Amounts()) + more
 
     @invariant()

@@ -25,8 +25,8 @@ from waywiser.testing.ledger import CALL, NOW_S, a_receipt, claim, session_scope
 class SessionBooks(SessionStore, Protocol):
     """A session store together with its report on budgets."""
 
-    def grant(self, scope: Scope, more: Amounts, now_s: float) -> Standing:
-        """Add to what a scope may use beyond its limits."""
+    def grant(self, session: str, scope: Scope, more: Amounts, now_s: float) -> Standing:
+        """Add to what a scope, on the path of a session, may use beyond its limits."""
         ...
 
     def spends(self, tenant: str | None = None, session: str | None = None) -> Sequence[Spend]:
@@ -82,7 +82,7 @@ class StoreConformance:
         wanted = Amounts(10, 10, 1, 1)
         for what in ("nanos", "tokens", "llm_calls", "tool_calls"):
             scope = session_scope(Limits(**{what: 0}), session=what)
-            refused = store.reserve(claim(f"h-{what}", scope, wanted=wanted))
+            refused = store.reserve(claim(f"h-{what}", scope, wanted=wanted, session=what))
             assert isinstance(refused, Shortfall)
             assert refused.what == what
 
@@ -205,7 +205,7 @@ class StoreConformance:
         scope = session_scope(Limits(nanos=1000))
         store.reserve(claim("h1", scope))
         store.settle(settlement("h1", scope))
-        standing = store.grant(scope, Amounts(nanos=1000), NOW_S)
+        standing = store.grant("s1", scope, Amounts(nanos=1000), NOW_S)
         assert (standing.granted, standing.spent) == (Amounts(nanos=1000), CALL)
         assert isinstance(store.reserve(claim("h2", scope)), Hold)
         refused = store.reserve(claim("h3", scope))
@@ -215,12 +215,13 @@ class StoreConformance:
     def test_sessions_share_a_tenant(self, store: SessionBooks) -> None:
         tenant = Scope("tenant/acme/2027-01-15", "tenant", Limits(nanos=2000))
         assert isinstance(store.reserve(claim("h1", tenant, session_scope(session="s1"))), Hold)
-        assert isinstance(store.reserve(claim("h2", tenant, session_scope(session="s2"))), Hold)
-        refused = store.reserve(claim("h3", tenant, session_scope(session="s3")))
+        assert isinstance(store.reserve(claim("h2", tenant, session_scope(session="s2"), session="s2")), Hold)
+        refused = store.reserve(claim("h3", tenant, session_scope(session="s3"), session="s3"))
         assert isinstance(refused, Shortfall)
         assert (refused.name, refused.waiting_may_help) == ("tenant", True)
         store.settle(settlement("h1", tenant, session_scope(session="s1"), used=Amounts(10, 1, 1)))
-        assert isinstance(store.reserve(claim("h3", tenant, session_scope(session="s3"), wanted=Amounts(900))), Hold)
+        third = claim("h3", tenant, session_scope(session="s3"), wanted=Amounts(900), session="s3")
+        assert isinstance(store.reserve(third), Hold)
         standings = store.settle(settlement("h2", tenant, session_scope(session="s2"), session="s2"))
         assert [standing.name for standing in standings] == ["tenant", "session"]
         assert standings[0].spent.nanos + standings[0].held.nanos <= 2000
@@ -314,7 +315,7 @@ class StoreConformance:
     def test_odd_names(self, store: SessionBooks) -> None:
         for name in ("", " ", "a/b{c}*?'\"\n", "naïve 漢字 🧭", "x" * 5000, "nul\x00nul"):
             scope = Scope(f"session/{name}", "session", Limits(nanos=1500))
-            assert isinstance(store.reserve(claim(f"h{name}", scope)), Hold)
+            assert isinstance(store.reserve(claim(f"h{name}", scope, session=name)), Hold)
             store.settle(settlement(f"h{name}", scope, session=name, step=step_record(0, tool=name)))
             opened = store.open(name, (scope,), NOW_S)
             assert opened.standings[0].spent == CALL
