@@ -30,11 +30,11 @@ def head(rows: int, seed: int) -> str:
     return (
         "# Model card of the shared classifier\n\n"
         "Linear heads over hashed words and character n-grams, calibrated on margins of rows not fitted. Written by\n"
-        f"`waywiser train` from {rows} rows, seed {seed}. Every figure is held out: {FOLDS} folds, near-duplicates and\n"
-        "rows of one template in one fold; a transfer leaves a source or a language out whole. The figures are of fits\n"
-        "on part of the rows; the weights that ship are fitted on all of them, and kept as 8-bit integers.\n\n"
-        "What it is not: it reads at most 2,400 characters of a prompt, it knows no facts, and a risk is a subject that\n"
-        "is spoken of, not a verdict on the person who speaks.\n"
+        f"`waywiser train` from {rows} rows, seed {seed}. Every figure is held out: {FOLDS} folds, near-duplicates\n"
+        "and rows of one template in one fold; a transfer leaves a source or a language out whole. The figures are of\n"
+        "fits on part of the rows; the weights that ship are fitted on all of them, and kept as 8-bit integers.\n\n"
+        "What it is not: it reads at most 2,400 characters of a prompt, it knows no facts, and a risk is a subject\n"
+        "that is spoken of, not a verdict on the person who speaks.\n"
     )
 
 
@@ -50,11 +50,13 @@ def task(rows: Sequence[Example], truth: Indices, logits: Doubles) -> str:
     rest = [_f1((guess == label)[~dolly], (truth == label)[~dolly]) for label in _present(truth[~dolly])]
     lines = [
         "\n## Task\n",
-        f"{len(rows)} rows. Macro-F1 **{np.mean(scores):.3f}** over all labelled sources together; accuracy "
-        f"{right.mean():.3f}; code against the rest: accuracy **{((guess == code) == (truth == code)).mean():.4f}**, "
-        f"F1 {scores[code]:.3f}; calibration error {calibration_error(chances.max(axis=1), right):.3f}. "
-        f"Without Dolly macro-F1 is **{np.mean(rest):.3f}**: Dolly's writers called many plain questions about a "
-        "passage a summary or an extraction, and no wording tells which.\n",
+        (
+            f"{len(rows)} rows. Macro-F1 **{np.mean(scores):.3f}** over all labelled sources together; accuracy "
+            f"{right.mean():.3f}; code against the rest: accuracy **{((guess == code) == (truth == code)).mean():.4f}**, "
+            f"F1 {scores[code]:.3f}; calibration error {calibration_error(chances.max(axis=1), right):.3f}. "
+            f"Without Dolly macro-F1 is **{np.mean(rest):.3f}**: Dolly's writers called many plain questions about a "
+            "passage a summary or an extraction, and no wording tells which.\n"
+        ),
         _per_class(TASKS, guess, truth),
         "\nBy source (accuracy): " + _by(sources, right) + "\n",
     ]
@@ -82,9 +84,12 @@ def difficulty(
     weak = only_weak.argmax(axis=1)
     lines = [
         "\n## Difficulty\n",
-        f"{len(rows)} graded prompts. Exact **{right.mean():.3f}**, within one **{(abs(guess - truth) <= 1).mean():.3f}**; "
-        f"English {right[english].mean():.3f}, other languages {right[~english].mean():.3f}; calibration error "
-        f"{calibration_error(_softmax(logits).max(axis=1), right):.3f}.\n",
+        (
+            f"{len(rows)} graded prompts. Exact **{right.mean():.3f}**, "
+            f"within one **{(abs(guess - truth) <= 1).mean():.3f}**; "
+            f"English {right[english].mean():.3f}, other languages {right[~english].mean():.3f}; calibration error "
+            f"{calibration_error(_softmax(logits).max(axis=1), right):.3f}.\n"
+        ),
         _per_class(DIFFICULTIES, guess, truth, prices),
         "\nCost-weighted: a row weighs what answering it costs on the rung it needs (1,000 tokens in, 400 out: "
         + ", ".join(
@@ -96,8 +101,10 @@ def difficulty(
         f"\nA language left out whole (exact): {mean:.3f} over the others than English; "
         + ", ".join(f"{name} {share:.2f}" for name, (share, _) in left_out.items())
         + "\n",
-        "\nTrained on no graded prompt at all, only on what kind of work other sources are: exact "
-        f"{(weak == truth).mean():.3f}, within one {(abs(weak - truth) <= 1).mean():.3f}.\n",
+        (
+            "\nTrained on no graded prompt at all, only on what kind of work other sources are: exact "
+            f"{(weak == truth).mean():.3f}, within one {(abs(weak - truth) <= 1).mean():.3f}.\n"
+        ),
     ]
     return "\n".join(lines)
 
@@ -114,7 +121,8 @@ def risk_line(risk: str, rows: Sequence[Example], truth: Truth, margins: Doubles
         for source in sorted(set(sources[truth]))
     )
     return (
-        f"| {risk} | {truth.sum()} | {(margins[truth] > at_two).mean():.3f} | {(margins[truth] > threshold).mean():.3f} "
+        f"| {risk} | {truth.sum()} | {(margins[truth] > at_two).mean():.3f} "
+        f"| {(margins[truth] > threshold).mean():.3f} "
         f"| {(margins[sure] > threshold).mean():.3f} | {precision:.3f} | {by} |\n"
     )
 
@@ -127,7 +135,8 @@ def risk(lines: Sequence[str], transfers: Sequence[tuple[str, str, float, float]
     )
     return (
         "\n## Risk\n\nFalse alarms are counted on prompts of other domains. The threshold that ships allows 1.5%.\n\n"
-        "| risk | rows | recall at 2% false alarms | recall as shipped | false alarms | precision | recall at 2% by source |\n"
+        "| risk | rows | recall at 2% false alarms | recall as shipped | false alarms | precision | recall at 2% by source |"
+        "\n"
         "|---|---|---|---|---|---|---|\n" + "".join(lines) + "\nA source left out whole, threshold from the others:\n\n"
         "| left out | risk | recall at 2% false alarms elsewhere | false alarms in it |\n|---|---|---|---|\n" + table
     )
@@ -166,7 +175,8 @@ def _per_class(labels: Sequence[str], guess: Indices, truth: Indices, prices: Se
             cost = np.array(prices)
             wasted = np.where(guess < truth, cost[guess], np.maximum(cost[guess] - cost[truth], 0))
             weight = cost[truth] + wasted
-            line += f" {weight[both].sum() / max(weight[said].sum(), 1e-12):.3f} | {weight[both].sum() / weight[true].sum():.3f} |"
+            precision, recall = (weight[both].sum() / max(weight[rows].sum(), 1e-12) for rows in (said, true))
+            line += f" {precision:.3f} | {recall:.3f} |"
         lines.append(line)
     return "\n".join(lines) + "\n"
 

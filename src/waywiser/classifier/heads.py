@@ -33,7 +33,8 @@ class LinearHeads:
     """Scores of many labels at once: `features @ weights + shape @ shape_weights + …`, a logit a column.
 
     Shapes: `weights` (BUCKETS, columns) int8, `scale` (columns,), `shape_weights` (len(SHAPE), columns),
-    `concept_weights` (concepts, columns), `bias` (columns,). `slope` and `offset` (columns,) calibrate: probability = squash(slope * logit + offset).
+    `concept_weights` (concepts, columns), `bias` (columns,). `slope` and `offset` (columns,) calibrate: a probability is
+    squash(slope * logit + offset).
     """
 
     columns: tuple[str, ...]
@@ -113,7 +114,7 @@ def softmax(logits: Floats) -> Floats:
 
 def sigmoid(logits: Floats) -> Floats:
     """Turn each logit into a probability by itself."""
-    chances: Floats = 1 / (1 + np.exp(-np.clip(logits, -40, 40)))
+    chances: Floats = (1 / (1 + np.exp(-np.clip(logits, -40, 40)))).astype(np.float32)
     return chances
 
 

@@ -195,7 +195,7 @@ class PromptView:
 
     @cached_property
     def long_keys(self) -> Keys:
-        """Keys of three words and of runs of 3 and 4 dense characters: no features, but wanted by the lists of terms."""
+        """Keys of three words and of runs of 3 and 4 dense characters: no features, but lists of terms want them."""
         _, classes = self._codes
         dense = np.flatnonzero(classes == DENSE)
         hashes = self._hash(*self.spans)
@@ -256,7 +256,7 @@ class PromptView:
 def term_keys(term: str) -> tuple[int, ...]:
     """Return the keys a term has wherever a text contains it.
 
-    A term is a word, two words, the last three of several (`I want to die`), words that begin so (`contra*`, read to 6 or 4 characters; the
+    A term is a word, two words, the last three of several, words that begin so (`contra*`, read to 6 or 4 characters; the
     beginning alone counts too), or a run of up to 4 characters of a script without spaces.
     """
     stem = term.rstrip("*")

@@ -265,7 +265,7 @@ def _left_out_risk_sources(
 
 
 def _timely(examples: Sequence[Example], seed: int) -> Part:
-    """Fit time-sensitivity on written prompts, and lightly on commands that ask for the weather, the traffic and such."""
+    """Fit time-sensitivity on written prompts, and lightly on commands that ask for the weather, the traffic, …"""
     rows = [row for row in examples if row.timely is not None]
     features = bulk(rows)
     truth = np.array([[bool(row.timely)] for row in rows])

@@ -1,0 +1,91 @@
+"""Which language a text is in: py3langid over a restricted set, and the courage to say `unsure`.
+
+py3langid reads its model (4.6 MB, compressed) in about half a second. So it is read at the first text that needs it:
+a script that only one language of the set writes needs no model at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from waywiser.core.classification import Judged
+from waywiser.errors import ConfigError, Place, Problem
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier  # type: ignore[import-untyped]
+
+LANGUAGES = (
+    "ar", "bn", "cs", "de", "en", "es", "fa", "fr", "he", "hi", "id", "it",
+    "ja", "ko", "nl", "pl", "pt", "ru", "sv", "th", "tr", "uk", "vi", "zh",
+)  # fmt: skip
+UNSURE = "unsure"
+LEAST_CONFIDENCE = 0.12
+_READ = 400
+# First and last letter of scripts, and the languages that write them: one of the set alone needs no model.
+_SCRIPTS = (
+    ("Ͱ", "Ͽ", ("el",)),
+    ("֐", "׿", ("he", "yi")),
+    ("ऀ", "ॿ", ("hi", "mr", "ne", "sa")),
+    ("ঀ", "৿", ("bn", "as")),
+    ("஀", "௿", ("ta",)),
+    ("ఀ", "౿", ("te",)),
+    ("฀", "๿", ("th",)),
+    ("぀", "ヿ", ("ja",)),
+    ("가", "힣", ("ko",)),
+)
+
+
+class Languages:
+    """Names the language of texts, among a fixed set of ISO 639-1 codes."""
+
+    def __init__(self, languages: Sequence[str] = LANGUAGES) -> None:
+        self.languages = tuple(dict.fromkeys(languages))
+        if not self.languages:
+            raise ConfigError(Problem(Place("argument"), "the set of languages is empty"))
+        self._lock = Lock()
+        self._alone = []
+        for first, last, who in _SCRIPTS:
+            ours = [language for language in who if language in self.languages]
+            if len(ours) == 1:
+                self._alone.append((first, last, ours[0]))
+
+    def of(self, text: str) -> Judged:
+        """Return a language and its probability, or `unsure` and how likely the best guess was."""
+        sample = text[:_READ]
+        letters = [letter for letter in sample if letter.isalpha()]
+        if len(letters) < 2:
+            return Judged(UNSURE, 0.0)
+        if len(self.languages) == 1:
+            return Judged(self.languages[0], 1.0)
+        if not sample.isascii():
+            alone = self._by_script(letters)
+            if alone:
+                return Judged(alone, 0.99)
+        found = self._model.classify(sample.encode("utf-8", "replace").decode("utf-8"))
+        label, confidence = str(found[0]), float(found[1])
+        return Judged(label if confidence >= LEAST_CONFIDENCE else UNSURE, min(confidence, 1.0))
+
+    def _by_script(self, letters: Sequence[str]) -> str:
+        """Return the one language that writes most of these letters, if there is one."""
+        for first, last, language in self._alone:
+            share = sum(first <= letter <= last for letter in letters) / len(letters)
+            # A few kana among Chinese characters already make the text Japanese.
+            if share > (0.08 if language == "ja" else 0.6):
+                return language
+        return ""
+
+    @cached_property
+    def _model(self) -> LanguageIdentifier:
+        """Read py3langid's model, once."""
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier  # noqa: PLC0415 - half a second, when first needed
+
+        with self._lock:
+            model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+            try:
+                model.set_languages(list(self.languages))
+            except ValueError as error:
+                raise ConfigError(Problem(Place("argument"), f"languages: {error}")) from None
+            return model
