@@ -218,3 +218,12 @@ def test_no_run_exceeds_the_worst_case(seed: int, recursion: int) -> None:
     assert bound is not None  # copies are at most two here, and supersteps seven
     for _ in range(3):
         assert run(shape, recursion, chance) <= bound
+
+
+def test_copies_run_together_and_what_follows_them_runs_once() -> None:
+    names = ("find", "read", "answer", "judge")
+    nodes = tuple(NodeShape(name, calls=int(name != "find")) for name in names)
+    ways = edges("S>find find*4read read>answer answer>judge judge?answer@1 judge?E")
+    found = worst_case(GraphShape("", nodes, ways))
+    assert found.calls == 8
+    assert {path[0]: calls for path, calls in found.nodes.items()} == {"find": 0, "read": 4, "answer": 2, "judge": 2}

@@ -76,6 +76,9 @@ class _Graph:
         self.edges = [edge for edge in shape.edges if edge.source in known and edge.target in known]
         self.after = {name: [edge for edge in self.edges if edge.source == name] for name in known}
         self.before = {name: [edge for edge in self.edges if edge.target == name] for name in known}
+        self.merging = {
+            name for name in self.names if all(not edge.conditional and edge.copies == 0 for edge in self.after[name])
+        }
         self.visits = self._visits()
         cut: nx.DiGraph[str] = nx.DiGraph()
         cut.add_nodes_from(known - self.limits.keys())
@@ -93,24 +96,30 @@ class _Graph:
         return best
 
     def _visits(self) -> dict[str, Amount]:
-        """How often each node can run, by the first way. Starts from the supersteps and tightens until it's stable."""
-        visits: dict[str, Amount] = {}
+        """How often each node can run, by the first way. Starts from the supersteps and tightens until it's stable.
+
+        Copies that start together run in one superstep, and what follows them all runs once in the next. So beside the
+        visits of a node we count its *waves*, the supersteps in which it runs at all.
+        """
         pulled = self._reachable_supersteps()
+        waves: dict[str, Amount] = {name: _least(pulled[name], self.limits.get(name)) for name in self.names}
+        visits: dict[str, Amount] = {}
         for name in self.names:
-            sends = [edge for edge in self.before[name] if edge.copies != 0]
-            visits[name] = self.limits.get(name) if sends else _least(pulled.get(name, 0), self.limits.get(name))
-        visits[START] = 1
+            sent = any(edge.copies != 0 for edge in self.before[name])
+            visits[name] = self.limits.get(name) if sent else waves[name]
+        waves[START] = visits[START] = 1
         # Each round can only lower a number; a limit travels along a path of edges in as many rounds as it has edges,
         # and around a cycle it may keep falling by one, so the rounds are bounded rather than the fall awaited.
         for _ in range(2 * len(self.names) + 2):
-            before = dict(visits)
+            before = dict(waves), dict(visits)
             for name in self.names:
-                into = [(edge, _least(edge.rounds, visits[edge.source])) for edge in self.before[name]]
-                pull = _sum(taken for edge, taken in into if edge.copies == 0)
-                sent = _sum(_times(edge.copies, taken) for edge, taken in into if edge.copies != 0)
-                inflow = _plus(_least(pull, pulled.get(name, 0)), sent)
-                visits[name] = _least(visits[name], inflow)
-            if visits == before:
+                taken = [(edge, _least(edge.rounds, waves[edge.source])) for edge in self.before[name]]
+                waves[name] = _least(waves[name], _sum(count for _, count in taken))
+                pull = _sum(count for edge, count in taken if edge.copies == 0)
+                sent_to = [edge for edge in self.before[name] if edge.copies != 0]
+                sends = _sum(_times(edge.copies, _least(edge.rounds, visits[edge.source])) for edge in sent_to)
+                visits[name] = _least(visits[name], _plus(_least(pull, pulled[name]), sends))
+            if (waves, visits) == before:
                 break
         return visits
 
@@ -144,23 +153,24 @@ class _Graph:
     def _by_tokens(self, weights: Weights, order: list[str]) -> Amount:
         """Sum what can follow the start, each visit of a limited node, and each round of a limited edge."""
         follows: dict[str, Amount] = dict.fromkeys(self.limits, 0)
+        own = {name: 0 if name in self.limits else weights.get(name, 0) for name in self.names}
         for name in order:
-            follows[name] = _plus(weights.get(name, 0), self._started(name, follows, rounds=0))
+            follows[name] = _plus(own.get(name, 0), self._started(name, own, follows, rounds=0))
         total = follows[START]
         for name in self.names:
             if name in self.limits:
-                each = _plus(weights.get(name, 0), self._started(name, follows, rounds=0))
+                each = _plus(weights.get(name, 0), self._started(name, own, follows, rounds=0))
                 total = _plus(total, _times(each, self.visits[name]))
-            total = _plus(total, self._by_rounds(name, follows))
+            total = _plus(total, self._by_rounds(name, own, follows))
         return total
 
-    def _by_rounds(self, name: str, follows: Mapping[str, Amount]) -> Amount:
+    def _by_rounds(self, name: str, own: Weights, follows: Weights) -> Amount:
         """What the limited edges of a node add, over all of its rounds, to what its other edges start anyway."""
-        anyway = self._started(name, follows, rounds=0)
+        anyway = self._started(name, own, follows, rounds=0)
         total: Amount = 0
         closing = sorted({edge.rounds for edge in self.after[name] if edge.rounds is not None})
         for before, last in zip([0, *closing], closing, strict=False):
-            started = self._started(name, follows, rounds=last)
+            started = self._started(name, own, follows, rounds=last)
             if started is None or anyway is None:
                 return None
             total = _plus(total, (last - before) * (started - anyway))
@@ -169,36 +179,45 @@ class _Graph:
     def _by_walks(self, weights: Weights, ceiling: int) -> Amount:
         """Sum and maximum over the supersteps that remain. Nothing above `ceiling` matters, so it is cut there."""
         left: dict[str, Amount] = dict.fromkeys(self.after, 0)
+        own: Weights = dict.fromkeys(self.after, 0)
         for _ in range(self.steps):
             longer = {
-                name: _least(ceiling, _plus(weights.get(name, 0), self._started(name, left))) for name in self.names
+                name: _least(ceiling, _plus(weights.get(name, 0), self._started(name, own, left)))
+                for name in self.names
             }
+            own = weights
             if all(longer[name] == left[name] for name in self.names):
                 break
             left.update(longer)
-        started = self._started(START, left)
+        started = self._started(START, own, left)
         return None if started is None or started >= _BEYOND else started
 
-    def _started(self, name: str, worth: Mapping[str, Amount], rounds: int | None = None) -> Amount:
+    def _started(self, name: str, own: Weights, worth: Weights, rounds: int | None = None) -> Amount:
         """What one visit of `name` starts: all that is sure or independent, the dearest of what excludes each other.
 
         Of the limited edges only those count that are still open in round number `rounds` (0: none, None: all).
+        `own` is what a node weighs itself, `worth` with all that follows it.
         """
         groups: dict[str, Amount] = {}
         total: Amount = 0
         for edge in self.after[name]:
             if edge.rounds is not None and rounds is not None and (rounds == 0 or edge.rounds < rounds):
                 continue
-            amount = _edge_worth(edge, worth)
+            amount = self._edge_worth(edge, own, worth)
             if edge.choice:
                 groups[edge.choice] = _most(groups.get(edge.choice, 0), amount)
             else:
                 total = _plus(total, amount)
         return _plus(total, _sum(groups.values()))
 
-
-def _edge_worth(edge: EdgeShape, worth: Mapping[str, Amount]) -> Amount:
-    return _times(1 if edge.copies == 0 else edge.copies, worth.get(edge.target, 0))
+    def _edge_worth(self, edge: EdgeShape, own: Weights, worth: Weights) -> Amount:
+        whole = worth.get(edge.target, 0)
+        if edge.copies == 0:
+            return whole
+        each = own.get(edge.target, 0)
+        if edge.target not in self.merging or whole is None or each is None:
+            return _times(edge.copies, whole)
+        return _plus(_times(edge.copies, each), max(0, whole - each))  # what follows the copies runs once
 
 
 def _plus(a: Amount, b: Amount) -> Amount:

@@ -42,7 +42,7 @@ def _connect(graph: Builder, spec: WorkflowSpec, source: str, sure: list[str]) -
         ends = [end for target in copied for end in _ends(spec, target)]
         way = Way(
             lambda state: [item for target in copied for item in _sent(spec, target, state)],
-            exclusive=False,
+            exclusive=len(copied) == 1,  # copies, or past the node when there is nothing to copy it for
             copies={target: _items(spec, target) for target in copied},
         )
         graph.add_conditional_edges(source, way, list(dict.fromkeys(ends)))
