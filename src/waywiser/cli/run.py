@@ -107,7 +107,7 @@ def summary(receipts: Any) -> str:
     rows = [
         (
             str(receipt.step),
-            receipt.node or "—",
+            "/".join(filter(None, (receipt.agent, receipt.node))) or "—",
             receipt.kind,
             receipt.tier or "—",
             receipt.model or receipt.refused,
