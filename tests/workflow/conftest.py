@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable, ensure_config
 from langchain_core.tools import tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import Field
 
 
 class Asked:
@@ -32,7 +34,7 @@ class Fake(BaseChatModel):
     """Answers by a function; keeps what it was asked."""
 
     answer: Callable[[Asked], AIMessage | str | dict[str, Any]]
-    asked: list[Any] = []
+    asked: list[Any] = Field(default_factory=list)
     lock: Any = None
 
     def bind_tools(self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any) -> Runnable[Any, Any]:
@@ -63,7 +65,7 @@ class Fake(BaseChatModel):
                 run_manager.on_llm_new_token(text, chunk=chunk)
             yield chunk
         calls = [
-            {"name": call["name"], "args": __import__("json").dumps(call["args"]), "id": call["id"], "index": index}
+            {"name": call["name"], "args": json.dumps(call["args"]), "id": call["id"], "index": index}
             for index, call in enumerate(reply.tool_calls)
         ]
         if calls or not words:
