@@ -3,8 +3,8 @@
     python benchmarks/loopback.py --port 0        prints its port on one line, serves until its standard input closes
 
 It speaks chat completions (`…/chat/completions`) and Messages (`…/messages`), blocking and streamed, with the least
-work a server can do: raw bytes over `asyncio.Protocol`, nothing parsed but what picks the answer. What it does is picked
-by the model's name:
+work a server can do: raw bytes over `asyncio.Protocol`, nothing parsed but what picks the answer. What it does is
+picked by the model's name:
 
     tools:N          asks for the first offered tool until N tool results are in the history, then answers
     words:N          answers with N words, one a chunk when streamed

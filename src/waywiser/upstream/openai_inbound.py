@@ -55,8 +55,8 @@ def read_call(data: Mapping[str, Raw], call_id: str, origin: Origin | None = Non
         _format(data.get("response_format")),
         _settings(data),
         origin or Origin(),
-        stream=_flag(data, "stream") or False,
-        model=_text(data.get("model"), "model") if data.get("model") is not None else "",
+        stream=as_flag(data, "stream") or False,
+        model=as_text(data.get("model"), "model") if data.get("model") is not None else "",
     )
 
 
@@ -84,20 +84,20 @@ def read_tools(raw: Raw, place: str = "tools") -> tuple[Tool, ...]:
     tools: list[Tool] = []
     for index, item in enumerate(raw):
         where = f"{place}[{index}]"
-        function = _object(_object(item, where).get("function"), f"{where}.function")
-        name = _text(function.get("name"), f"{where}.function.name")
+        function = as_object(as_object(item, where).get("function"), f"{where}.function")
+        name = as_text(function.get("name"), f"{where}.function.name")
         if not name:
             raise BadInput(f"{where}.function.name: empty")
         if any(tool.name == name for tool in tools):
             raise BadInput(f"{where}.function.name: a tool called {name!r} is there already")
         parameters = function.get("parameters")
-        schema = _object(
+        schema = as_object(
             {"type": "object", "properties": {}} if parameters is None else parameters, f"{where}.function.parameters"
         )
         if schema.get("type", "object") != "object":
             raise BadInput(f"{where}.function.parameters.type: must be 'object', got {schema['type']!r}")
         about = _optional_text(function.get("description"), f"{where}.function.description")
-        tools.append(Tool(name, about, dump(dict(schema)).decode(), _flag(function, "strict", f"{where}.function.")))
+        tools.append(Tool(name, about, dump(dict(schema)).decode(), as_flag(function, "strict", f"{where}.function.")))
     return tuple(tools)
 
 
@@ -163,14 +163,14 @@ def _delta(index: int, call_id: str, name: str, arguments: str) -> Object:
 
 
 def _message(item: Raw, place: str, names: Mapping[str, str]) -> Message:
-    raw = _object(item, place)
+    raw = as_object(item, place)
     role = _ROLES.get(text_of(raw.get("role")))
     if role is None:
         raise BadInput(f"{place}.role: expected one of {', '.join(_ROLES)}, got {raw.get('role')!r}")
     parts = _parts(raw.get("content"), f"{place}.content", required=role is not Role.ASSISTANT)
     name = _optional_text(raw.get("name"), f"{place}.name")
     if role is Role.TOOL:
-        call_id = _text(raw.get("tool_call_id"), f"{place}.tool_call_id")
+        call_id = as_text(raw.get("tool_call_id"), f"{place}.tool_call_id")
         if call_id not in names:
             raise BadInput(f"{place}.tool_call_id: no earlier tool call has the id {call_id!r}")
         return Message(role, parts, tool_call_id=call_id, tool_name=name or names[call_id])
@@ -191,14 +191,12 @@ def _calls(raw: Raw, place: str) -> tuple[ToolCall, ...]:
     calls: list[ToolCall] = []
     for index, item in enumerate(raw):
         where = f"{place}[{index}]"
-        entry = _object(item, where)
-        function = _object(entry.get("function"), f"{where}.function")
-        arguments = function.get("arguments")
-        written = (
-            dump(arguments).decode() if isinstance(arguments, dict) else _text(arguments, f"{where}.function.arguments")
-        )
-        name = _text(function.get("name"), f"{where}.function.name")
-        calls.append(ToolCall(_text(entry.get("id"), f"{where}.id"), name, written))
+        entry = as_object(item, where)
+        function = as_object(entry.get("function"), f"{where}.function")
+        said = function.get("arguments")
+        arguments = dump(said).decode() if isinstance(said, dict) else as_text(said, f"{where}.function.arguments")
+        name = as_text(function.get("name"), f"{where}.function.name")
+        calls.append(ToolCall(as_text(entry.get("id"), f"{where}.id"), name, arguments))
     return tuple(calls)
 
 
@@ -217,23 +215,23 @@ def _parts(content: Raw, place: str, *, required: bool) -> tuple[Part, ...]:
 def _part(item: Raw, place: str) -> Part:
     if isinstance(item, str):
         return Text(item)
-    raw = _object(item, place)
-    kind = _text(raw.get("type"), f"{place}.type")
+    raw = as_object(item, place)
+    kind = as_text(raw.get("type"), f"{place}.type")
     if kind in ("text", "input_text", "output_text", "refusal"):
         text = raw.get("refusal" if kind == "refusal" else "text")
-        return Text(_text(text, f"{place}.text"), cache=bool(raw.get("cache_control")))
+        return Text(as_text(text, f"{place}.text"), cache=bool(raw.get("cache_control")))
     if kind == "image_url":
         image = raw.get("image_url")
         if isinstance(image, str):
             return Image(image)
-        shown = _object(image, f"{place}.image_url")
-        return Image(_text(shown.get("url"), f"{place}.image_url.url"), text_of(shown.get("detail")))
+        shown = as_object(image, f"{place}.image_url")
+        return Image(as_text(shown.get("url"), f"{place}.image_url.url"), text_of(shown.get("detail")))
     if kind == "input_audio":
-        audio = _object(raw.get("input_audio"), f"{place}.input_audio")
+        audio = as_object(raw.get("input_audio"), f"{place}.input_audio")
         media_type = _AUDIO.get(text_of(audio.get("format")), "audio/wav")
-        return File(media_type, f"data:{media_type};base64,{_text(audio.get('data'), f'{place}.input_audio.data')}")
+        return File(media_type, f"data:{media_type};base64,{as_text(audio.get('data'), f'{place}.input_audio.data')}")
     if kind == "file":
-        file = _object(raw.get("file"), f"{place}.file")
+        file = as_object(raw.get("file"), f"{place}.file")
         url = text_of(file.get("file_data"))
         media_type = url[5:].partition(";")[0] if url.startswith("data:") else "application/octet-stream"
         return File(media_type, url, text_of(file.get("file_id")), text_of(file.get("filename")))
@@ -243,17 +241,17 @@ def _part(item: Raw, place: str) -> Part:
 def _format(raw: Raw) -> ResponseFormat | None:
     if raw is None:
         return None
-    kind = _object(raw, "response_format").get("type")
+    kind = as_object(raw, "response_format").get("type")
     if kind == "text":
         return None
     if kind == "json_object":
         return ResponseFormat()
     if kind != "json_schema":
         raise BadInput(f"response_format.type: expected text, json_object or json_schema, got {kind!r}")
-    said = _object(raw.get("json_schema"), "response_format.json_schema")
-    schema = _object(said.get("schema"), "response_format.json_schema.schema")
+    said = as_object(raw.get("json_schema"), "response_format.json_schema")
+    schema = as_object(said.get("schema"), "response_format.json_schema.schema")
     name = _optional_text(said.get("name"), "response_format.json_schema.name") or "answer"
-    return ResponseFormat(dump(dict(schema)).decode(), name, _flag(said, "strict", "response_format.json_schema."))
+    return ResponseFormat(dump(dict(schema)).decode(), name, as_flag(said, "strict", "response_format.json_schema."))
 
 
 def _settings(data: Mapping[str, Raw]) -> Settings:
@@ -261,16 +259,16 @@ def _settings(data: Mapping[str, Raw]) -> Settings:
     stops = [stop] if isinstance(stop, str) else [] if stop is None else stop
     if not isinstance(stops, list) or not all(isinstance(item, str) for item in stops):
         raise BadInput("stop: expected text or an array of texts")
-    most = _count(data, "max_completion_tokens") or _count(data, "max_tokens")
+    most = as_whole(data, "max_completion_tokens") or as_whole(data, "max_tokens")
     return Settings(
-        temperature=_number(data, "temperature"),
-        top_p=_number(data, "top_p"),
+        temperature=as_number(data, "temperature"),
+        top_p=as_number(data, "top_p"),
         max_output_tokens=most,
         stop=tuple(stops),
-        seed=_count(data, "seed", least=-(2**63)),
+        seed=as_whole(data, "seed", least=-(2**63)),
         tool_choice=_choice(data.get("tool_choice")),
-        parallel_tool_calls=_flag(data, "parallel_tool_calls"),
-        logprobs=(_count(data, "top_logprobs", least=0) or 0) if _flag(data, "logprobs") else None,
+        parallel_tool_calls=as_flag(data, "parallel_tool_calls"),
+        logprobs=(as_whole(data, "top_logprobs", least=0) or 0) if as_flag(data, "logprobs") else None,
         extra=cast("Mapping[str, JSON]", {name: value for name, value in data.items() if name not in _READ}),
     )
 
@@ -286,30 +284,34 @@ def _choice(raw: Raw) -> str:
     return f"tool:{name}"
 
 
-def _object(raw: Raw, place: str) -> Mapping[str, Raw]:
+def as_object(raw: Raw, place: str) -> Mapping[str, Raw]:
+    """Read an object, or say that `place` holds none."""
     if not isinstance(raw, dict):
         raise BadInput(f"{place}: {'missing' if raw is None else 'expected an object'}")
     return raw
 
 
-def _text(raw: Raw, place: str) -> str:
+def as_text(raw: Raw, place: str) -> str:
+    """Read text, or say that `place` holds none."""
     if not isinstance(raw, str):
         raise BadInput(f"{place}: {'missing' if raw is None else 'expected text'}")
     return raw
 
 
 def _optional_text(raw: Raw, place: str) -> str:
-    return "" if raw is None else _text(raw, place)
+    return "" if raw is None else as_text(raw, place)
 
 
-def _flag(data: Mapping[str, Raw], name: str, place: str = "") -> bool | None:
+def as_flag(data: Mapping[str, Raw], name: str, place: str = "") -> bool | None:
+    """Read true or false from the field `name`, None where it is missing."""
     raw = data.get(name)
     if raw is not None and not isinstance(raw, bool):
         raise BadInput(f"{place}{name}: expected true or false")
     return raw
 
 
-def _number(data: Mapping[str, Raw], name: str) -> float | None:
+def as_number(data: Mapping[str, Raw], name: str) -> float | None:
+    """Read a finite number from the field `name`, None where it is missing."""
     raw = data.get(name)
     if raw is None:
         return None
@@ -318,7 +320,8 @@ def _number(data: Mapping[str, Raw], name: str) -> float | None:
     return raw
 
 
-def _count(data: Mapping[str, Raw], name: str, *, least: int = 1) -> int | None:
+def as_whole(data: Mapping[str, Raw], name: str, *, least: int = 1) -> int | None:
+    """Read a whole number from the field `name`, None where it is missing."""
     raw = data.get(name)
     if raw is None:
         return None
