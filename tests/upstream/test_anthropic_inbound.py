@@ -1,7 +1,5 @@
 """The Messages dialect from the client's side, and round trips through both halves of the codec."""
 
-# ruff: noqa: E501 - tables of wire data read best one row a line
-
 from __future__ import annotations
 
 import json

@@ -312,3 +312,15 @@ def test_neither_http_library_is_imported_before_it_is_needed() -> None:
     code = "import sys, waywiser.upstream.client as c; c.HttpUpstream(); print({'aiohttp', 'httpx'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("how", HOW)
+async def test_the_proxy_of_the_environment_is_used(loopback, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{loopback.port}")
+    upstream = HttpUpstream(lambda model: "")
+    items = await ask(upstream, how, Model("a/b", remote="good", base_url="http://models.invalid/v1"))
+    assert not isinstance(items[-1], Failure), items[-1]
+    upstream.close()
+    await upstream.aclose()
