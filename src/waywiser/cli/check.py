@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 from waywiser.cli.output import table, write_json
 from waywiser.config.policy import LoadedPolicy
 from waywiser.core.budget import Limits
 from waywiser.core.steps import StepKind
-from waywiser.errors import ConfigError, Problem
+from waywiser.errors import BadInput, ConfigError, Problem
 from waywiser.runtime import load, missing_keys
 
 
@@ -16,6 +17,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser("check", help="check a policy before anything runs")
     parser.add_argument("policy", help="the policy file")
+    parser.add_argument("graph", nargs="?", help="a graph to check under it: a file, or `module:object`")
+    parser.add_argument("--mermaid", action="store_true", help="draw the graph with its tiers as colours (Mermaid)")
     parser.add_argument("--json", action="store_true", help="write JSON")
     parser.set_defaults(perform=perform)
 
@@ -30,12 +33,34 @@ def perform(args: argparse.Namespace) -> int:
         write_json({"ok": False, "errors": [problem(entry) for entry in error.problems], "warnings": []})
         return 2
     warnings = (*loaded.warnings, *missing_keys(loaded, {}))
-    if args.json:
-        write_json({"ok": True, "errors": [], "warnings": [problem(entry) for entry in warnings]})
+    if args.graph is None:
+        if args.mermaid:
+            raise BadInput("--mermaid: which graph? name it after the policy")
+        if args.json:
+            write_json({"ok": True, "errors": [], "warnings": [problem(entry) for entry in warnings]})
+            return 0
+        print(_summary(loaded))
+        for warning in warnings:
+            print(f"warning: {warning}")
         return 0
-    print(_summary(loaded))
-    for warning in warnings:
-        print(f"warning: {warning}")
+    return _with_graph(args, loaded, warnings)
+
+
+def _with_graph(args: argparse.Namespace, loaded: LoadedPolicy, warnings: tuple[Problem, ...]) -> int:
+    from waywiser.cli.check_graph import check_graph, report  # noqa: PLC0415 - LangGraph is slow to import
+
+    found = check_graph(args.graph, loaded)
+    if args.mermaid:
+        print(found.mermaid, end="")
+    elif args.json:
+        said = asdict(found)
+        said["cycles"] = [str(cycle) for cycle in found.cycles]
+        said["graph_warnings"] = said.pop("warnings")
+        write_json({"ok": True, "errors": [], "warnings": [problem(entry) for entry in warnings], **said})
+    else:
+        print(f"{_summary(loaded)}\n\n{report(found)}")
+        for warning in (*warnings, *found.warnings):
+            print(f"warning: {warning}")
     return 0
 
 

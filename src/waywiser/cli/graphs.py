@@ -17,7 +17,7 @@ from waywiser.workflow import load_graph
 from waywiser.workflow.objects import load_object
 
 
-def load_any_graph(name: str, router: Router) -> Runnable[Any, Any]:
+def load_any_graph(name: str, router: Router) -> Pregel[Any, Any, Any, Any]:
     """Load a workflow file, or a graph by `module:object`, with its models routed.
 
     The object is a compiled graph (every chat model in it is routed from outside), or a function that takes a chat

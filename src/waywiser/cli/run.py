@@ -171,4 +171,3 @@ def _inputs(args: argparse.Namespace) -> Iterator[tuple[object, str]]:
     if not text.strip():
         raise BadInput("--input: empty, there is nothing to answer")
     yield "1", text
-

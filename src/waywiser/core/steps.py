@@ -3,7 +3,7 @@
 Decided in this order, the first that is sure enough wins:
 
 1. declared   the policy, the graph file, a tag or a header names the kind
-2. graph      the node's role in the compiled graph
+2. graph      the node's role in the compiled graph, unless the request itself is surer (a tool call is required)
 3. shape      what the messages and the offered tools show (the table in `_by_shape`)
 4. learned    the classifier's head for kinds
 
@@ -52,6 +52,9 @@ _ROLES = {
     "final": Step(StepKind.SYNTHESIS, "graph", 0.9, "the last node before the end"),
     "fan_out": Step(StepKind.PLANNING, "graph", 0.85, "the node hands out work to parallel branches"),
 }
+ROLE_KINDS = {role: step.kind for role, step in _ROLES.items()}
+"""The kinds that the role of a node tells."""
+
 _PLAN_WORDS = ("depends_on", "subtasks", "sub_tasks", "steps", "tasks", "plan")
 _JUDGE_WORDS = ("score", "critique", "feedback", "grade", "verdict", "is_correct", "grounded")
 
@@ -62,10 +65,11 @@ def decide_kind(call: Call, learned: Classification | None = None) -> Step:
     if origin.kind:
         return Step(StepKind(origin.kind), "declared", 1.0, origin.kind_by or "declared by the caller")
     shape = _by_shape(call)
+    graph = _ROLES.get(origin.node_role)
+    if graph is not None and shape.confidence <= graph.confidence:
+        return graph
     if shape.confidence >= SURE:
         return shape
-    if (graph := _ROLES.get(origin.node_role)) is not None:
-        return graph
     if learned is not None and learned.kind.label in KINDS:
         return Step(StepKind(learned.kind.label), "learned", learned.kind.confidence, "as learned from recorded steps")
     return shape
