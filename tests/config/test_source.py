@@ -33,11 +33,14 @@ class Upstream(Base):
     key: Secret | None = None
 
 
+Name = Annotated[str, Field(pattern="^[a-z]+$")]
+
+
 class Policy(Base):
     version: Literal[1]
     tiers: dict[str, list[str]] = Field(min_length=1)
     quality: float = Field(1.0, ge=0, le=1)
-    nodes: dict[str, Annotated[Work | Plan, Field(discriminator="type")]] = {}
+    nodes: dict[Name, Annotated[Work | Plan, Field(discriminator="type")]] = {}
     upstream: Upstream | None = None
     many: str | list[str] | Work = "a"
     mode: Literal["ask", "stop", "conclude"] = "ask"

@@ -12,7 +12,7 @@ import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, ensure_config
+from langchain_core.runnables import Runnable
 from langchain_core.tools import tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
@@ -40,8 +40,8 @@ class Fake(BaseChatModel):
     def bind_tools(self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any) -> Runnable[Any, Any]:
         return self.bind(tools=[convert_to_openai_tool(item) for item in tools], tool_choice=tool_choice or "")
 
-    def _reply(self, messages: list[BaseMessage], kwargs: dict[str, Any]) -> AIMessage:
-        metadata = ensure_config().get("metadata") or {}
+    def _reply(self, messages: list[BaseMessage], run_manager: Any, kwargs: dict[str, Any]) -> AIMessage:
+        metadata = run_manager.metadata
         kind, node = str(metadata.get("waywiser_kind", "")), str(metadata.get("langgraph_node", ""))
         asked = Asked(messages, kwargs.get("tools", []), kwargs.get("tool_choice", ""), kind, node)
         with self.lock:
@@ -53,10 +53,10 @@ class Fake(BaseChatModel):
         return AIMessage(said) if isinstance(said, str) else said
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        return ChatResult(generations=[ChatGeneration(message=self._reply(messages, kwargs))])
+        return ChatResult(generations=[ChatGeneration(message=self._reply(messages, run_manager, kwargs))])
 
     def _stream(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Iterator[Any]:
-        reply = self._reply(messages, kwargs)
+        reply = self._reply(messages, run_manager, kwargs)
         words = str(reply.content).split(" ") if reply.content else []
         for index, word in enumerate(words):
             text = word if index == 0 else f" {word}"

@@ -144,8 +144,10 @@ def _below(schema: Schema, step: str | int) -> Iterator[Schema]:
     fields = _mapping(schema.get("properties"))
     if step in fields:
         yield _mapping(fields[step])
-    elif isinstance(schema.get("additionalProperties"), Mapping):
-        yield _mapping(schema["additionalProperties"])
+        return
+    for inner in (*_mapping(schema.get("patternProperties")).values(), schema.get("additionalProperties")):
+        if isinstance(inner, Mapping):
+            yield inner
 
 
 def _range(schema: Schema) -> str:
