@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import accumulate
-from math import exp, log
+from math import exp
 from threading import Lock
 from typing import Final
 
@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waywiser.classifier.glimpses import Glimpses
+from waywiser.classifier.habits import Habits, logit, situations, squash
 from waywiser.classifier.heads import Arrays
 from waywiser.classifier.step_features import FEATURES, Progress
 from waywiser.classifier.trees import Forest, broken
@@ -41,10 +42,8 @@ COLD: Final = 512
 """How much of an unknown session is read."""
 LONE_CHARS: Final = 3000
 """Up to here a request without tools and earlier turns is a single prompt, told by its difficulty."""
-_TOP_LOGIT: Final = log(0.99 / 0.01)
-_STEP_SIZES: Final = (0.2, 0.3, 0.3)
+_TOP_LOGIT: Final = logit(0.99)
 _SESSIONS: Final = 1024
-_MOST_HABITS: Final = 64
 
 
 class _Track:
@@ -54,34 +53,16 @@ class _Track:
 
     def __init__(self) -> None:
         self.progress = Progress()
-        self.habits: dict[str, float] = {}
+        self.habits = Habits()
         self.row: list[float] = self.progress.features()
         self.expected: float | None = None  # the logit of a tool call before habits; None: not yet asked
-
-    def situations(self) -> tuple[str, str, str]:
-        """Name the situations whose habits bear on the coming step, widest first."""
-        return "", "result" if self.progress.after_result else "turn", f"tool {self.progress.habit()}"
-
-    def shift(self) -> float:
-        """Return what this agent's habits add to the logit."""
-        return sum(self.habits.get(name, 0.0) for name in self.situations())
-
-    def learn(self, expected: float, situations: tuple[str, str, str], *, called: bool) -> None:
-        """Shift the habits by the surprise of one step."""
-        logit = expected + sum(self.habits.get(name, 0.0) for name in situations)
-        surprise = called - squash(logit)
-        if len(self.habits) >= _MOST_HABITS:
-            self.habits.clear()
-        for name, size in zip(situations, _STEP_SIZES, strict=True):
-            self.habits[name] = self.habits.get(name, 0.0) + size * surprise
 
 
 class StepHeads:
     """Foretells the coming step of an agent. Build it with `load`."""
 
-    def __init__(self, trees: tuple[Forest, Forest, Forest], slope: float, work: npt.NDArray[np.float64]) -> None:
+    def __init__(self, trees: tuple[Forest, Forest, Forest], work: npt.NDArray[np.float64]) -> None:
         self._calls, self._writes, self._asks = trees
-        self._slope = slope
         self._work = work
         self._glimpses = Glimpses()
         self._signs = Signs()
@@ -92,16 +73,14 @@ class StepHeads:
     def load(cls, arrays: Arrays) -> StepHeads:
         """Rebuild the heads from stored arrays; `ConfigError` when one is missing, misshapen or foreign."""
         trees = tuple(Forest.load(arrays, prefix, len(FEATURES)) for prefix in ("calls_", "writes_", "asks_"))
-        slope, work = arrays.get("kind_slope"), arrays.get("work")
-        if slope is None or slope.shape != (1,) or slope.dtype != np.float64:
-            raise broken("`kind_slope` is missing or not one number")
+        work = arrays.get("work")
         shape = (3, len(WORK_FEATURES) + 1)
         if work is None or work.shape != shape or work.dtype != np.float64:
             raise broken(f"`work` is missing or not of shape {shape}")
-        if not np.isfinite(work.astype(np.float64)).all() or not np.isfinite(float(slope.astype(np.float64)[0])):
-            raise broken("`work` or `kind_slope` is not finite")
+        if not np.isfinite(work.astype(np.float64)).all():
+            raise broken("`work` is not finite")
         first, second, third = trees
-        return cls((first, second, third), float(slope.astype(np.float64)[0]), work.astype(np.float64))
+        return cls((first, second, third), work.astype(np.float64))
 
     def kind(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[Judged, tuple[str, ...]]:
         """Say whether the coming step is a `tool_call` or a `synthesis`, how sure that is, and why."""
@@ -119,8 +98,8 @@ class StepHeads:
             track = self._track(messages)
             row = np.array([track.row], dtype=np.float32)
             if track.expected is None:
-                track.expected = self._slope * float(self._calls.logits(row)[0])
-            return squash(track.expected + track.shift()), row
+                track.expected = float(self._calls.logits(row)[0])
+            return squash(track.expected + track.habits.shift(situations(track.progress))), row
 
     def fine(self, messages: Sequence[Message]) -> dict[str, float]:
         """Return the probabilities of the four finer kinds: `read` and `write` calls, an `answer`, a `question`."""
@@ -205,14 +184,14 @@ class StepHeads:
         for message in messages:
             if message.role is Role.ASSISTANT and track.progress.turns:
                 rows.append(track.progress.features())
-                taken.append((track.situations(), bool(message.tool_calls)))
+                taken.append((situations(track.progress), bool(message.tool_calls)))
             track.progress.add(self._glimpses.of(message))
         if rows:
             fresh = rows if known is None else rows[1:]
-            logits = (self._slope * self._calls.logits(np.array(fresh, dtype=np.float32))).tolist() if fresh else []
+            logits = self._calls.logits(np.array(fresh, dtype=np.float32)).tolist() if fresh else []
             expected = logits if known is None else [known, *logits]
-            for before, (situations, called) in zip(expected, taken, strict=True):
-                track.learn(before, situations, called=called)
+            for before, (where, called) in zip(expected, taken, strict=True):
+                track.habits.learn(before, where, called=called)
         track.row = track.progress.features()
         track.expected = None
 
@@ -231,14 +210,3 @@ def _lone(messages: Sequence[Message], tools: Sequence[Tool]) -> bool:
     if tools or any(message.role not in {Role.USER, Role.SYSTEM} for message in messages):
         return False
     return sum(len(message.text) for message in messages) <= LONE_CHARS
-
-
-def squash(value: float) -> float:
-    """Turn a logit into a probability."""
-    return 1 / (1 + exp(-min(max(value, -30.0), 30.0)))
-
-
-def logit(chance: float) -> float:
-    """Turn a probability into a logit, away from the ends."""
-    chance = min(max(chance, 1e-4), 1 - 1e-4)
-    return log(chance / (1 - chance))

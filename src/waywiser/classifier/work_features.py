@@ -25,7 +25,8 @@ _ENOUGH_MARKS: Final = 3
 
 _CODE = re.compile(
     r"```|traceback|\bdef \w+\(|\bclass \w+[(:]|\bimport \w+|\brepository\b|\bcodebase\b|\bpull request\b"
-    r"|\bsource code\b|\bunit tests?\b|\bstack trace\b|\b\w+\.(?:py|js|ts|go|rs|java|c|cpp|rb|php)\b|\bbug\b|\bgit\b|\bapi\b|\w\(\)"
+    r"|\bsource code\b|\bunit tests?\b|\bstack trace\b"
+    r"|\b\w+\.(?:py|js|ts|go|rs|java|c|cpp|rb|php)\b|\bbug\b|\bgit\b|\bapi\b|\w\(\)"
 )
 _HANDS = re.compile(
     r"\btool calls?\b|\btools? (?:available|availability|provided)|\bshell\b|\bbash\b|\bfunction calls?\b"
