@@ -83,7 +83,7 @@ def main() -> int:
                     }
                 )  # fmt: skip
                 print(f"{task:>4} {runs[-1]['ended'][:40]:<40} {runs[-1]['seconds']:>6} s {len(receipts):>3} steps", file=sys.stderr)
-            open_holds = len(router.runtime.engine.store.outstanding(time.time()))
+            open_holds = len(router.runtime.engine.store.holds(time.time()))
     counts = collections.Counter((kind, tier) for run in runs for kind, tier, _, _ in run["steps"])
     result = {
         "sessions": len(runs),

@@ -12,6 +12,7 @@ from waywiser.core.messages import Message
 from waywiser.core.models import Model
 from waywiser.core.receipt import Receipt
 from waywiser.core.session import Opened, Settlement
+from waywiser.core.spending import Outstanding, Refusal, Spend
 
 
 class SessionStore(Protocol):
@@ -45,6 +46,18 @@ class SessionStore(Protocol):
 
     def receipts(self, session: str) -> Sequence[Receipt]:
         """Return a session's receipts, oldest first."""
+        ...
+
+    def spends(self, tenant: str | None = None, session: str | None = None) -> Sequence[Spend]:
+        """Return who spent what, dearest first; of one tenant or one session if named."""
+        ...
+
+    def holds(self, now_s: float) -> Sequence[Outstanding]:
+        """Return the holds that are neither settled nor expired."""
+        ...
+
+    def refusals(self, tenant: str | None = None, session: str | None = None) -> Sequence[Refusal]:
+        """Return what was refused and why, newest first; of one tenant or one session if named."""
         ...
 
     async def aopen(self, session: str, path: tuple[Scope, ...], now_s: float, policy: str = "") -> Opened:

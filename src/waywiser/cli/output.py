@@ -5,16 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import orjson
 
 from waywiser.errors import BadInput
-
-if TYPE_CHECKING:
-    import argparse
-
-Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def usd(nanos: int) -> str:

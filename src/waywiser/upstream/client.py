@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from http.client import HTTPException
@@ -100,7 +100,7 @@ class HttpUpstream:
             return self._broken(error, sending, begun=begun)
         return self._outcome(sending, response.status, _lowered(response), body)
 
-    def stream(self, model: Model, call: Call, timeout_s: float) -> Iterator[Chunk | Failure]:
+    def stream(self, model: Model, call: Call, timeout_s: float) -> Generator[Chunk | Failure, None, None]:
         """Answer a call in pieces. The last item is a chunk with finish and usage, or a `Failure`."""
         sending = self._prepare(model, call, stream=True)
         if isinstance(sending, Failure):
@@ -112,7 +112,7 @@ class HttpUpstream:
             for item in self._pieces(sending, timeout_s):
                 yield from held.take(item)
 
-    async def astream(self, model: Model, call: Call, timeout_s: float) -> AsyncIterator[Chunk | Failure]:
+    async def astream(self, model: Model, call: Call, timeout_s: float) -> AsyncGenerator[Chunk | Failure, None]:
         """Like `stream`, for an event loop."""
         sending = self._prepare(model, call, stream=True)
         if isinstance(sending, Failure):
@@ -125,7 +125,7 @@ class HttpUpstream:
                 for out in (item,) if held is None else held.take(item):
                     yield out
         finally:
-            await pieces.aclose()  # type: ignore[attr-defined]  # an async generator
+            await pieces.aclose()
 
     def close(self) -> None:
         """Close the idle connections of the blocking side."""
@@ -176,7 +176,7 @@ class HttpUpstream:
             )
         return failure
 
-    def _pieces(self, sending: _Sending, timeout_s: float) -> Iterator[Chunk | Failure]:
+    def _pieces(self, sending: _Sending, timeout_s: float) -> Generator[Chunk | Failure, None, None]:
         try:
             exchange = self._pool.send(sending.request, timeout_s)
         except (OSError, HTTPException, ValueError) as error:
@@ -206,7 +206,7 @@ class HttpUpstream:
         finally:
             exchange.release()
 
-    async def _apieces(self, sending: _Sending, timeout_s: float) -> AsyncIterator[Chunk | Failure]:
+    async def _apieces(self, sending: _Sending, timeout_s: float) -> AsyncGenerator[Chunk | Failure, None]:
         try:
             response = await self._post(sending, timeout_s)
         except Exception as error:  # noqa: BLE001 - as in asend
@@ -240,7 +240,7 @@ class HttpUpstream:
 
     def _whole(
         self, sending: _Sending, status: int, headers: Mapping[str, str], body: bytes
-    ) -> Iterator[Chunk | Failure]:
+    ) -> Generator[Chunk | Failure, None, None]:
         """Answer a stream from a response that is none: an error, or a server that does not stream."""
         kind = headers.get("content-type", "")
         if status == 200 and "json" not in kind:
