@@ -12,7 +12,7 @@ import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, ensure_config
 from langchain_core.tools import tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
@@ -41,7 +41,7 @@ class Fake(BaseChatModel):
         return self.bind(tools=[convert_to_openai_tool(item) for item in tools], tool_choice=tool_choice or "")
 
     def _reply(self, messages: list[BaseMessage], run_manager: Any, kwargs: dict[str, Any]) -> AIMessage:
-        metadata = run_manager.metadata
+        metadata = run_manager.metadata if run_manager else ensure_config().get("metadata") or {}
         kind, node = str(metadata.get("waywiser_kind", "")), str(metadata.get("langgraph_node", ""))
         asked = Asked(messages, kwargs.get("tools", []), kwargs.get("tool_choice", ""), kind, node)
         with self.lock:

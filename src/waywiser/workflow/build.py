@@ -38,8 +38,8 @@ from waywiser.workflow.spec import (
     WorkflowSpec,
     WorkNode,
     kind_of,
-)  # fmt: skip
-from waywiser.workflow.state import ROUNDS, Builder, Compiled, keys_of, one_run, part_of, piece, state_of
+)
+from waywiser.workflow.state import ROUNDS, Builder, Compiled, has_rounds, keys_of, one_run, part_of, piece, state_of
 
 Models = BaseChatModel | Mapping[str, BaseChatModel]
 Tools = Sequence[BaseTool] | Mapping[str, BaseTool]
@@ -149,13 +149,15 @@ class _Build:
     def _add(self, graph: Builder, name: str, node: Node) -> None:
         metadata: dict[str, Any] = {KIND: kind_of(node), CALLS: 1}
         if isinstance(node, TriageNode | ReflectNode):
-            graph.add_node(name, self._asking(name, nodes.choosing(node, self._model(name, node))), metadata=metadata)
+            body = nodes.choosing(node, self._model(name, node))
+            graph.add_node(name, self._asking(name, node, body), metadata=metadata)
         elif isinstance(node, PlanNode):
             metadata[CALLS] = node.attempts
             body = nodes.planning(node, self._model(name, node), self._offered(name, node.tools))
-            graph.add_node(name, self._asking(name, body), metadata=metadata)
+            graph.add_node(name, self._asking(name, node, body), metadata=metadata)
         elif isinstance(node, SynthesisNode):
-            graph.add_node(name, self._asking(name, nodes.synthesis(node, self._model(name, node))), metadata=metadata)
+            body = nodes.synthesis(node, self._model(name, node))
+            graph.add_node(name, self._asking(name, node, body), metadata=metadata)
         elif isinstance(node, WorkNode):
             offered, prompt = self._offered(name, node.tools), node.prompt or prompts.WORK
             loop = Loop(name, self._model(name, node), offered, node.turns, kind_of(node), prompt)
@@ -170,8 +172,10 @@ class _Build:
         else:
             graph.add_node(name, self._subgraph(name, node))
 
-    def _asking(self, name: str, body: Body) -> Any:
-        """Make a node of a body, whose runs are counted."""
+    def _asking(self, name: str, node: Node, body: Body) -> Any:
+        """Make a node of a body. Its runs are counted where a way on closes after some."""
+        if not has_rounds(node):
+            return as_node(name, body)
 
         def counted_body(state: Mapping[str, object]) -> Any:
             update = yield from body(state)
@@ -242,7 +246,7 @@ def _python_node(name: str, node: PythonNode, call: Callable[..., object]) -> Ca
     def update(state: Mapping[str, object], result: object) -> object:
         if isinstance(result, Command):
             return result
-        made: Update = {ROUNDS: one_run(name, state)}
+        made: Update = {ROUNDS: one_run(name, state)} if has_rounds(node) else {}
         if node.writes:
             return {**made, node.writes: piece(state, result) if node.for_each else result}
         if result is not None and not isinstance(result, Mapping):

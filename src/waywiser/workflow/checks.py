@@ -21,7 +21,7 @@ from waywiser.workflow.spec import (
     SynthesisNode,
     TriageNode,
     WorkflowSpec,
-)  # fmt: skip
+)
 from waywiser.workflow.state import ROUNDS, keys_of
 
 END_WORD = "end"

@@ -11,7 +11,9 @@ from langgraph.graph.message import add_messages
 from langgraph.graph.state import CompiledStateGraph
 
 from waywiser.workflow.spec import (
+    Case,
     ExecuteNode,
+    Node,
     PlanNode,
     PythonNode,
     ReflectNode,
@@ -19,7 +21,7 @@ from waywiser.workflow.spec import (
     SynthesisNode,
     TriageNode,
     WorkflowSpec,
-)  # fmt: skip
+)
 
 # The types of a graph's state, context, input and output are made at run time.
 Compiled: TypeAlias = CompiledStateGraph[Any, Any, Any, Any]
@@ -66,6 +68,11 @@ def one_run(name: str, state: Mapping[str, object]) -> dict[str, Runs]:
     messages = state.get("messages")
     asked = [message for message in messages if message.type == "human"] if isinstance(messages, list) else []
     return {name: {"request": str(asked[-1].id) if asked else "", "count": 1}}
+
+
+def has_rounds(node: Node) -> bool:
+    """Whether a way on from a node closes after some runs of it, so that they have to be counted."""
+    return not isinstance(node.next, str) and any(isinstance(case, Case) and case.rounds for case in node.next)
 
 
 def runs_of(name: str, state: Mapping[str, object]) -> int:
@@ -136,7 +143,8 @@ def collected(spec: WorkflowSpec) -> set[str]:
 def state_of(spec: WorkflowSpec) -> type:
     """Make the TypedDict of a workflow's state."""
     joined = collected(spec)
-    hints: dict[str, object] = {ROUNDS: Annotated[dict[str, Runs], counted]}
+    counting = any(has_rounds(node) for node in spec.nodes.values())
+    hints: dict[str, object] = {ROUNDS: Annotated[dict[str, Runs], counted]} if counting else {}
     for key, kind in keys_of(spec).items():
         hints[key] = Annotated[list[Any], pieced] if key in joined else _TYPES[kind]
     return schema_of(f"{spec.name}_state", hints, Messages)
