@@ -7,8 +7,9 @@ closed stream, a cancelled task), the open hold is settled before the driver let
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Reply
@@ -34,7 +35,7 @@ from waywiser.core.flow import Done, Pipeline
 from waywiser.core.policy import Policy
 from waywiser.core.receipt import Receipt
 from waywiser.core.session import Opened
-from waywiser.errors import BudgetExceeded, LoopDetected, NoEligibleModel, RoutingRefused, UpstreamError
+from waywiser.errors import BudgetExceeded, LoopDetected, NoEligibleModel, RoutingRefused, StoreError, UpstreamError
 from waywiser.health import HealthBoard
 from waywiser.ports import Classifier, Clock, SessionStore, Sink, TokenCounter, Upstream
 
@@ -43,7 +44,9 @@ Checker = Callable[[Call, Reply, tuple[str, ...]], str]
 _REFUSALS: Mapping[str, type[RoutingRefused]] = {
     error.code: error for error in (BudgetExceeded, LoopDetected, NoEligibleModel)
 }
-_CIRCUIT_OPEN = Failure(FailureKind.OVERLOADED, "not asked: its circuit is open after repeated failures")
+_CIRCUIT_OPEN = Failure(FailureKind.OVERLOADED, "not asked: its circuit is open after repeated failures", sent=False)
+_CUT = Failure(FailureKind.CUT_SHORT, "the stream ended without a finish reason")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +148,20 @@ class Engine:
             await upstream.aclose()
         self.close()
 
-    def _drive(self, call: Call) -> Generator[Chunk, None, Done]:
+    def _drive(self, call: Call) -> Generator[Chunk, None, Done]:  # noqa: C901, PLR0912, PLR0915 - one branch an effect
         pipeline = Pipeline(call, self.policy, now_s=self.clock.now())
         run = pipeline.run()
         stream: Generator[Chunk | Failure, None, None] = _empty()
         tally = _Tally(self, "")
         result: object = None
+        broken = ""
         try:
             while True:
-                effect = run.send(result)
+                try:
+                    effect = run.send(result)
+                except StopIteration as stop:
+                    done: Done = stop.value
+                    return done
                 if isinstance(effect, Emit):
                     result = None
                     yield effect.chunk
@@ -192,31 +200,39 @@ class Engine:
                     result = Pulled(None, self.clock.now(), self.clock.jitter())
                 else:
                     result = self._thought(effect)
-        except StopIteration as stop:
-            done: Done = stop.value
-            return done
+        except Exception as error:
+            broken = f"{type(error).__name__} below the engine"
+            raise
         finally:
             run.close()
             stream.close()
-            if (settlement := pipeline.abandon(self.clock.now())) is not None:
-                self.store.settle(settlement)
+            self._let_go(pipeline.abandon(self.clock.now(), broken))
 
-    async def _adrive(self, call: Call, done: list[Done]) -> AsyncGenerator[Chunk, None]:
+    async def _adrive(  # noqa: C901, PLR0912, PLR0915 - as above
+        self, call: Call, done: list[Done]
+    ) -> AsyncGenerator[Chunk, None]:
         pipeline = Pipeline(call, self.policy, now_s=self.clock.now())
         run = pipeline.run()
         stream: AsyncGenerator[Chunk | Failure, None] = _aempty()
         tally = _Tally(self, "")
         result: object = None
+        broken = ""
         try:
             while True:
-                effect = run.send(result)
+                try:
+                    effect = run.send(result)
+                except StopIteration as stop:
+                    done.append(stop.value)
+                    return
                 if isinstance(effect, Emit):
                     result = None
                     yield effect.chunk
                 elif isinstance(effect, Pull):
                     result = tally.pulled(await anext(stream, None))
                 elif isinstance(effect, Open):
-                    opened = await self.store.aopen(effect.call.origin.session, effect.path, effect.now_s, effect.policy)
+                    opened = await self.store.aopen(
+                        effect.call.origin.session, effect.path, effect.now_s, effect.policy
+                    )
                     result = self._situation(effect, opened)
                 elif isinstance(effect, Reserve):
                     result = await self.store.areserve(effect.claim)
@@ -248,13 +264,35 @@ class Engine:
                     result = Pulled(None, self.clock.now(), self.clock.jitter())
                 else:
                     result = self._thought(effect)
-        except StopIteration as stop:
-            done.append(stop.value)
+        except Exception as error:
+            broken = f"{type(error).__name__} below the engine"
+            raise
         finally:
             run.close()
-            if (settlement := pipeline.abandon(self.clock.now())) is not None:
-                await asyncio.shield(self.store.asettle(settlement))
-            await stream.aclose()
+            try:
+                if lasts := pipeline.abandon(self.clock.now(), broken):
+                    await asyncio.shield(self._alet_go(lasts))
+            finally:
+                await stream.aclose()
+
+    def _let_go(self, lasts: Sequence[Settle | Record]) -> None:
+        """Perform what a stopped call left to do. The caller should see what stopped it: a lease frees the hold."""
+        for last in lasts:
+            with suppress(StoreError):
+                if isinstance(last, Settle):
+                    self.store.settle(last.settlement)
+                else:
+                    self.store.record(last.receipt)
+            self._tell(last.settlement.receipt if isinstance(last, Settle) else last.receipt)
+
+    async def _alet_go(self, lasts: Sequence[Settle | Record]) -> None:
+        for last in lasts:
+            with suppress(StoreError):
+                if isinstance(last, Settle):
+                    await self.store.asettle(last.settlement)
+                else:
+                    await self.store.arecord(last.receipt)
+            self._tell(last.settlement.receipt if isinstance(last, Settle) else last.receipt)
 
     def _situation(self, effect: Open, opened: Opened) -> Situation:
         call = effect.call
@@ -277,13 +315,22 @@ class Engine:
 
     def _finish(self, done: Done) -> Answer:
         """Tell the sinks, then hand over the answer or raise what it came to."""
-        for sink in self.sinks:
-            sink.emit(done.receipt)
+        self._tell(done.receipt)
         if done.reply is not None:
             return Answer(done.reply, done.receipt)
         if done.failure is not None:
             raise UpstreamError(done.failure, done.receipt)
         raise _REFUSALS[done.refused](done.why, done.receipt)
+
+    def _tell(self, receipt: Receipt | None) -> None:
+        """Tell the sinks. One that fails never fails a call; its trouble goes to the log."""
+        if receipt is None:
+            return
+        for sink in self.sinks:
+            try:
+                sink.emit(receipt)
+            except Exception:  # noqa: BLE001 - whatever a sink raises
+                _log.exception("the sink %r failed", sink)
 
 
 class _Tally:
@@ -307,7 +354,9 @@ class _Tally:
         now_s = self._engine.clock.now()
         if isinstance(item, Failure):
             self._note(item, now_s)
-        elif item is None or item.finish is not None:
+        elif item is None:
+            self._note(_CUT, now_s)
+        elif item.finish is not None:
             self._note(None, now_s)
         return Pulled(item, now_s, self._engine.clock.jitter())
 

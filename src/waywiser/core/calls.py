@@ -15,7 +15,7 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 
 @dataclass(frozen=True)
 class Tool:
-    """A function the model may ask for. `parameters` is its JSON schema, as JSON text. Not slotted: keeps its digest."""
+    """A function the model may ask for. `parameters` is its JSON schema as JSON text. Not slotted: keeps its digest."""
 
     name: str
     description: str = ""
@@ -177,7 +177,8 @@ class Failure:
     """A call that did not come to an answer. A value, never raised inside the engine.
 
     `usage` is what the provider had charged by then (also for a reply that failed an `accept` check).
-    `partial` is what had been streamed before a `cut_short`. `message` never contains a secret.
+    `partial` is what had been streamed before a `cut_short`. `message` never contains a secret. `sent` is false when
+    no request was made, because the model's circuit is open: nothing is counted for it.
     """
 
     kind: FailureKind
@@ -186,6 +187,7 @@ class Failure:
     retry_after_s: float | None = None
     usage: Usage = field(default_factory=Usage)
     partial: Reply | None = None
+    sent: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,39 +38,47 @@ class Asked:
 
 
 def scopes(budget: BudgetRule, call: Call, now_s: float) -> tuple[Scope, ...]:
-    """Name the scopes a call draws on, root first. A tenant's account is new each day (UTC)."""
+    """Name the scopes a call draws on, root first. A tenant's account is new each day (UTC).
+
+    Slashes in the names of tenants and sessions are escaped: no choice of names makes two accounts one.
+    """
     origin = call.origin
+    tenant, session = _escaped(origin.tenant), _escaped(origin.session)
     path = []
     if origin.tenant:
         day = datetime.fromtimestamp(now_s, UTC).date().isoformat()
-        path.append(Scope(f"tenant/{origin.tenant}/{day}", "tenant", budget.tenant))
-    path.append(Scope(f"session/{origin.tenant}/{origin.session}", "session", budget.session))
+        path.append(Scope(f"tenant/{tenant}/{day}", "tenant", budget.tenant))
+    path.append(Scope(f"session/{tenant}/{session}", "session", budget.session))
     if origin.agent:
-        path.append(Scope(f"agent/{origin.tenant}/{origin.session}/{origin.agent}", "agent", budget.agent))
+        path.append(Scope(f"agent/{tenant}/{session}/{origin.agent}", "agent", budget.agent))
     return tuple(path)
 
 
+def _escaped(name: str) -> str:
+    return name.replace("%", "%25").replace("/", "%2F")
+
+
 def spent_share(path: Sequence[Scope], standings: Sequence[Standing], now_s: float) -> float:
-    """How much of the tightest limit is spent or held, as a share (0 where nothing is limited)."""
+    """How much of the tightest limit, grants included, is spent or held, as a share (0 where nothing is limited)."""
     share = 0.0
     for scope, standing in zip(path, standings, strict=True):
-        limits, spent, held = scope.limits, standing.spent, standing.held
-        for limit, used in (
-            (limits.nanos, spent.nanos + held.nanos),
-            (limits.tokens, spent.tokens + held.tokens),
-            (limits.llm_calls, spent.llm_calls + held.llm_calls),
-            (limits.tool_calls, spent.tool_calls + held.tool_calls),
-            (limits.seconds, now_s - standing.started_s if standing.started_s else 0.0),
+        limits, used, granted = scope.limits, standing.spent + standing.held, standing.granted
+        for limit, more, taken in (
+            (limits.nanos, granted.nanos, used.nanos),
+            (limits.tokens, granted.tokens, used.tokens),
+            (limits.llm_calls, granted.llm_calls, used.llm_calls),
+            (limits.tool_calls, granted.tool_calls, used.tool_calls),
+            (limits.seconds, 0, now_s - standing.started_s if standing.started_s else 0.0),
         ):
             if limit is not None:
-                share = max(share, used / limit if limit else 1.0)
+                share = max(share, taken / (limit + more) if limit + more else 1.0)
     return share
 
 
 def left_nanos(path: Sequence[Scope], standings: Sequence[Standing]) -> int | None:
     """How much money the tightest scope has left, holds of others taken off; None where no scope limits money."""
     left = [
-        scope.limits.nanos - standing.spent.nanos - standing.held.nanos
+        scope.limits.nanos + standing.granted.nanos - standing.spent.nanos - standing.held.nanos
         for scope, standing in zip(path, standings, strict=True)
         if scope.limits.nanos is not None
     ]
@@ -105,10 +113,9 @@ def ask(
     tool_calls = 1 if call.tools and call.settings.tool_choice != "none" else 0
     if budget.estimate == "strict":
         model = candidate.model
-        limit = min(output_limit or model.max_output_tokens, model.max_output_tokens)
-        if room is not None:
-            limit = min(limit, _affordable_output(model, candidate.expected.input_tokens, room))
-        if limit < min(LEAST_OUTPUT_TOKENS, output_limit or LEAST_OUTPUT_TOKENS):
+        most = min(output_limit or model.max_output_tokens, model.max_output_tokens)
+        limit = most if room is None else min(most, _affordable_output(model, candidate.expected.input_tokens, room))
+        if limit < min(LEAST_OUTPUT_TOKENS, most):
             return None
         wanted = Amounts(
             worst_nanos(model, candidate.expected.input_tokens, limit),
@@ -116,7 +123,7 @@ def ask(
             1,
             tool_calls,
         )
-        claim = Claim(hold, path, kind, wanted, wanted, now_s, now_s + budget.lease_s, keeps(budget))
+        claim = Claim(hold, path, kind.value, wanted, wanted, now_s, now_s + budget.lease_s, keeps(budget), call.origin.session)
         return Asked(claim, limit)
     if room is not None:
         return None
@@ -126,7 +133,9 @@ def ask(
         nanos = history.nanos.quantile(QUANTILE) or nanos
     wanted = Amounts(nanos, expected.input_tokens + expected.output_tokens, 1, tool_calls)
     least = Amounts(min(1, wanted.nanos), 1, 1, tool_calls)
-    return Asked(Claim(hold, path, kind, wanted, least, now_s, now_s + budget.lease_s, keeps(budget)), output_limit)
+    return Asked(
+        Claim(hold, path, kind.value, wanted, least, now_s, now_s + budget.lease_s, keeps(budget), call.origin.session), output_limit
+    )
 
 
 def worst_nanos(model: Model, input_tokens: int, output_tokens: int) -> int:
@@ -141,8 +150,10 @@ def _affordable_output(model: Model, input_tokens: int, room: Shortfall) -> int:
         return int(room.left) - input_tokens
     if room.what != "nanos":
         return 0
-    price = _price(model, input_tokens)
     left_picos = (int(room.left) - worst_nanos(model, input_tokens, 0)) * PICOS_PER_NANO
+    if left_picos < 0:
+        return 0
+    price = _price(model, input_tokens)
     return left_picos // price.output_picos if price.output_picos else model.max_output_tokens
 
 

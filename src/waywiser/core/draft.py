@@ -18,7 +18,7 @@ from waywiser.core.receipt import Attempt, Receipt
 from waywiser.core.scoring import Candidate, warmed
 from waywiser.core.session import Settlement
 from waywiser.core.steps import StepKind
-from waywiser.core.trail import StepRecord, WarmPrefix
+from waywiser.core.trail import LoopState, StepRecord, WarmPrefix
 
 CHARACTERS_PER_TOKEN = 4
 """For what a provider streamed but did not count; the usage is then marked as estimated."""
@@ -41,31 +41,40 @@ class InFlight:
     started_s: float = 0.0
     first_token_s: float | None = None
     assembly: Assembly | None = None
+    reply: Reply | None = None
     settlement: Settlement | None = None
 
     def usage_so_far(self) -> Usage:
-        """What is known, or must be assumed, to be used by now."""
+        """What is known, or must be assumed, to be used by now.
+
+        A provider that tells the prompt's usage at the beginning of a stream has not counted what it said since.
+        """
+        if self.reply is not None:
+            return self.reply.usage
         if self.assembly is None:
             return Usage(self.candidate.expected.input_tokens, estimated=True)
-        return self.filled(self.assembly.reply())
+        partial = self.assembly.reply()
+        return self.filled(partial) if self.assembly.finish is not None else _with_said(self.filled(partial), partial)
 
     def filled(self, reply: Reply) -> Usage:
         """The reply's usage; estimated from its length and the prompt's where the provider did not say."""
         usage = reply.usage
         if usage.input_tokens or usage.output_tokens:
             return usage
-        characters = sum(len(getattr(part, "text", "")) for part in reply.parts)
-        characters += sum(len(call.name) + len(call.arguments) for call in reply.tool_calls)
-        return Usage(self.candidate.expected.input_tokens, -(-characters // CHARACTERS_PER_TOKEN), estimated=True)
+        return Usage(self.candidate.expected.input_tokens, _said_tokens(reply), estimated=True)
 
     def charged(self, failure: Failure) -> Usage:
-        """What a failed attempt is charged for."""
-        if failure.usage.input_tokens or failure.usage.output_tokens:
-            return failure.usage
-        if failure.kind not in _CHARGED_ANYWAY:
-            self.sent = self.sent and failure.kind not in _NOT_REACHED
-            return Usage()
-        return self.filled(failure.partial or Reply())
+        """What a failed attempt is charged for: what was told, else what was said, else the prompt if it was read.
+
+        A failure whose usage is zero but estimated is one whose request had been read.
+        """
+        usage, partial = failure.usage, failure.partial
+        if usage.input_tokens or usage.output_tokens:
+            return _with_said(usage, partial) if usage.estimated and partial is not None else usage
+        if partial is not None or usage.estimated or failure.kind in _CHARGED_ANYWAY:
+            return self.filled(partial or Reply())
+        self.sent = self.sent and failure.sent and failure.kind not in _NOT_REACHED
+        return Usage()
 
     def amounts(self, usage: Usage, reply: Reply | None) -> Amounts:
         """What the ledger is charged: money, tokens, one model call if a provider was reached, the tools asked for."""
@@ -75,6 +84,18 @@ class InFlight:
             int(self.sent),
             len(reply.tool_calls) if reply is not None else 0,
         )
+
+
+def _said_tokens(reply: Reply) -> int:
+    characters = sum(len(getattr(part, "text", "")) for part in reply.parts)
+    characters += sum(len(call.name) + len(call.arguments) for call in reply.tool_calls)
+    return -(-characters // CHARACTERS_PER_TOKEN)
+
+
+def _with_said(usage: Usage, reply: Reply) -> Usage:
+    """Count what was said of an answer that did not end: providers tell the prompt's usage at the beginning."""
+    said = _said_tokens(reply)
+    return replace(usage, output_tokens=said, estimated=True) if said > usage.output_tokens else usage
 
 
 class Draft:
@@ -98,6 +119,11 @@ class Draft:
         self.cost_nanos = 0
         self.emitted = False
         self.reasons: list[str] = []
+
+    @property
+    def made(self) -> int:
+        """How many attempts were made so far."""
+        return len(self._attempts)
 
     def opened(self, situation: Situation, path: Sequence[Scope]) -> None:
         """Note what was known when the call began."""
@@ -167,7 +193,7 @@ class Draft:
         return StepRecord(
             number=self._number,
             at_s=now_s,
-            kind=flight.kind,
+            kind=flight.kind.value,
             tier=flight.candidate.tier,
             model=flight.candidate.model.name,
             node=self._call.origin.node,
@@ -195,6 +221,36 @@ class Draft:
             return None
         return warmed(model, self._call.tools, self._call.messages, usage.input_tokens, now_s)
 
+    def settlement(
+        self,
+        flight: InFlight,
+        usage: Usage,
+        now_s: float,
+        loop: LoopState,
+        *,
+        receipt: Receipt | None = None,
+        reply: Reply | None = None,
+    ) -> Settlement:
+        """What the store is told of an attempt; one whose `reply` is used makes a step and warms its model's cache."""
+        origin, candidate = self._call.origin, flight.candidate
+        return Settlement(
+            hold=flight.hold,
+            path=tuple(self._path),
+            kind=flight.kind,
+            used=flight.amounts(usage, reply),
+            now_s=now_s,
+            session=origin.session,
+            tenant=origin.tenant,
+            agent=origin.agent,
+            tier=candidate.tier,
+            model=candidate.model.name,
+            policy=self._policy.name,
+            receipt=receipt,
+            step=self.step(flight, usage, reply, now_s) if reply is not None else None,
+            warm=self.warm(flight, usage, now_s) if reply is not None else None,
+            loop=loop,
+        )
+
     @property
     def _number(self) -> int:
         return self._situation.trail.count + 1 if self._situation is not None else 0
@@ -219,7 +275,7 @@ class Draft:
             step=self._number,
             at_s=self._now_s,
             policy=self._policy.name,
-            kind=judgement.step.kind if judgement else "",
+            kind=judgement.step.kind.value if judgement else "",
             kind_by=judgement.step.by if judgement else "",
             kind_confidence=judgement.step.confidence if judgement else 0.0,
             tier=chosen.tier if chosen else "",

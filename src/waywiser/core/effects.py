@@ -153,6 +153,6 @@ class Sleep(Effect[Pulled]):
 
 
 def perform(effect: Effect[T]) -> Generator[Effect[object], object, T]:
-    """Yield an effect and hand back its result, typed: `situation = yield from perform(Open(...))`."""
+    """Have an effect performed and hand back its result, typed. Used with `yield from`."""
     result: T = yield effect  # type: ignore[assignment,misc]  # the driver keeps the promise of Effect[T]
     return result

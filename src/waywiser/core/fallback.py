@@ -2,18 +2,21 @@
 
 | failure          | here again        | otherwise                                   |
 |------------------|-------------------|---------------------------------------------|
-| rate_limited     | only as last hope | the next model (waits `Retry-After`)        |
+| rate_limited     | only as last hope | the next model                              |
 | overloaded       | only as last hope | the next model                              |
 | timeout          | only as last hope | the next model                              |
-| connection       | once              | the next model                              |
-| malformed        | once              | the next model                              |
-| cut_short        | once              | the next model                              |
-| unknown          | once              | the next model                              |
+| connection       | once, at first    | the next model                              |
+| malformed        | once, at first    | the next model                              |
+| cut_short        | only as last hope | the next model                              |
+| unknown          | only as last hope | the next model                              |
 | context_too_long | never             | the next model with more room               |
 | refused          | never             | the next model of another family            |
 | unauthorised     | never             | the next model of another provider          |
 | invalid_request  | never             | the next model                              |
 | not_accepted     | never             | the tier the policy escalates to, or above  |
+
+What speaks against a model speaks against it for the whole call: no later failure of another model brings it back.
+The same model on two rungs is one model.
 
 A wait before trying the same model again has full jitter: uniform in 0..min(8, 0.25·2^n) seconds, and never less than
 what `Retry-After` says (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
@@ -32,16 +35,32 @@ from waywiser.core.scoring import Candidate
 BASE_S = 0.25
 CAP_S = 8.0
 
-_HERE_AGAIN = frozenset({FailureKind.CONNECTION, FailureKind.MALFORMED, FailureKind.CUT_SHORT, FailureKind.UNKNOWN})
-_LAST_HOPE = frozenset({FailureKind.RATE_LIMITED, FailureKind.OVERLOADED, FailureKind.TIMEOUT, *_HERE_AGAIN})
+_HERE_AGAIN = frozenset({FailureKind.CONNECTION, FailureKind.MALFORMED})
+_LAST_HOPE = frozenset(
+    {
+        FailureKind.RATE_LIMITED,
+        FailureKind.OVERLOADED,
+        FailureKind.TIMEOUT,
+        FailureKind.CUT_SHORT,
+        FailureKind.UNKNOWN,
+        *_HERE_AGAIN,
+    }
+)
+HERE_AGAIN_WITHIN_S = 1.0
+"""A model that asks for a longer wait than this is not worth waiting for while another one is left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One attempt that failed: which rung of the ladder, and how."""
+    """One attempt that failed: with whom, and how."""
 
-    index: int
+    candidate: Candidate
     failure: Failure
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.candidate.model.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,63 +87,90 @@ def next_move(
     ladder: Sequence[Candidate],
     tried: Sequence[Tried],
     *,
+    made: int,
     escalate_rank: int,
     left_s: float,
     jitter: float,
 ) -> Move:
     """Decide what follows the last of `tried`.
 
-    `left_s` is what the deadline leaves, `jitter` a uniform random number in 0..1, `escalate_rank` the lowest rank a
-    reply that was not accepted escalates to.
+    `made` is how many requests the call has made in all, those of an earlier ladder included. `left_s` is what the
+    deadline leaves, `jitter` a uniform random number in 0..1, `escalate_rank` the lowest rank a reply that was not
+    accepted escalates to.
     """
     last = tried[-1]
     kind = last.failure.kind
-    if len(tried) >= rule.attempts:
-        return GiveUp(f"{len(tried)} of {rule.attempts} attempts made")
+    if made >= rule.attempts:
+        return GiveUp(f"{made} of {rule.attempts} attempts made")
     if left_s <= 0:
         return GiveUp(f"the deadline of {rule.deadline_s:g} s has passed")
-    at_this = sum(entry.index == last.index for entry in tried)
-    wait = _backoff(at_this, last.failure.retry_after_s, jitter)
-    if kind in _HERE_AGAIN and at_this == 1 and wait < left_s and (kind is not FailureKind.CONNECTION or wait < 1):
-        fresh = _next(ladder, tried, kind, escalate_rank)
-        if fresh is None or kind in {FailureKind.MALFORMED, FailureKind.CONNECTION}:
-            return Try(last.index, wait, f"{kind}: once more")
-    fresh = _next(ladder, tried, kind, escalate_rank)
+    if kind in _HERE_AGAIN and sum(entry.name == last.name for entry in tried) == 1:
+        wait = _backoff(1, last.failure.retry_after_s, jitter)
+        here = _rung(ladder, last.name)
+        if here is not None and wait < min(left_s, HERE_AGAIN_WITHIN_S):
+            return Try(here, wait, f"{kind}: once more")
+    fresh = _next(ladder, tried, escalate_rank)
     if fresh is not None:
         return Try(fresh, 0.0, f"{kind}: {ladder[fresh].model.name} next")
     return _last_hope(ladder, tried, left_s, jitter) or GiveUp(f"{kind}: no candidate is left")
+
+
+def first_rung(ladder: Sequence[Candidate], tried: Sequence[Tried]) -> int | None:
+    """Find where to begin on a new ladder after failures on an earlier one: the first rung none of them rules out.
+
+    A model that failed in a way that passes may be asked again; None when every rung is ruled out.
+    """
+    ruled_out = {entry.name for entry in tried if entry.failure.kind not in _LAST_HOPE}
+    for index, candidate in enumerate(ladder):
+        if candidate.model.name not in ruled_out and not _against(tried, candidate):
+            return index
+    return None
+
+
+def _rung(ladder: Sequence[Candidate], name: str) -> int | None:
+    return next((index for index, candidate in enumerate(ladder) if candidate.model.name == name), None)
 
 
 def _backoff(attempt: int, retry_after_s: float | None, jitter: float) -> float:
     return max(retry_after_s or 0.0, jitter * min(CAP_S, BASE_S * 2.0**attempt))
 
 
-def _next(ladder: Sequence[Candidate], tried: Sequence[Tried], kind: FailureKind, escalate_rank: int) -> int | None:
-    """Find the first rung not tried yet that the failure does not speak against."""
-    used = {entry.index for entry in tried}
-    failed = ladder[tried[-1].index].model
+def _next(ladder: Sequence[Candidate], tried: Sequence[Tried], escalate_rank: int) -> int | None:
+    """Find the first rung whose model was not tried yet and that no failure so far speaks against."""
+    used = {entry.name for entry in tried}
+    not_accepted = tried[-1].failure.kind is FailureKind.NOT_ACCEPTED
     for index, candidate in enumerate(ladder):
-        model = candidate.model
-        if index in used:
+        if candidate.model.name in used or (not_accepted and candidate.rank < escalate_rank):
             continue
-        if kind is FailureKind.CONTEXT_TOO_LONG and model.context_tokens <= failed.context_tokens:
-            continue
-        if kind in {FailureKind.REFUSED, FailureKind.UNAUTHORISED} and model.provider == failed.provider:
-            continue
-        if kind is FailureKind.NOT_ACCEPTED and candidate.rank < escalate_rank:
-            continue
-        return index
+        if not _against(tried, candidate):
+            return index
     return None
 
 
+def _against(tried: Sequence[Tried], candidate: Candidate) -> bool:
+    """Tell whether the failure of another model speaks against this one."""
+    model = candidate.model
+    for entry in tried:
+        failed = entry.candidate.model
+        match entry.failure.kind:
+            case FailureKind.CONTEXT_TOO_LONG if model.context_tokens <= failed.context_tokens:
+                return True
+            case FailureKind.REFUSED | FailureKind.UNAUTHORISED if model.provider == failed.provider:
+                return True
+    return False
+
+
 def _last_hope(ladder: Sequence[Candidate], tried: Sequence[Tried], left_s: float, jitter: float) -> Try | None:
-    """Try again the rung that can soonest be tried again, if any of them failed in a way that passes."""
-    newest = {entry.index: entry for entry in tried}
+    """Try again the model that can soonest be tried again, of those that failed only in ways that pass."""
+    failures: dict[str, list[Failure]] = {}
+    for entry in tried:
+        failures.setdefault(entry.name, []).append(entry.failure)
     hopes = []
-    for index, entry in newest.items():
-        if entry.failure.kind in _LAST_HOPE:
-            count = sum(other.index == index for other in tried)
-            hopes.append((_backoff(count, entry.failure.retry_after_s, jitter), index, entry.failure.kind))
+    for name, failed in failures.items():
+        index = _rung(ladder, name)
+        if index is None or _against(tried, ladder[index]) or any(one.kind not in _LAST_HOPE for one in failed):
+            continue
+        hopes.append((_backoff(len(failed), failed[-1].retry_after_s, jitter), index, failed[-1].kind))
     if not hopes:
         return None
     wait, index, kind = min(hopes)

@@ -4,8 +4,9 @@
 
 The laws of this module:
 - It performs nothing, reads no clock and draws no randomness: time and jitter come in with the results of effects.
-- It never yields in `finally`. A driver that stops it early calls `abandon()` and settles what that returns.
+- It never yields in `finally`. A driver that stops it early performs the effects that `abandon()` returns.
 - Every hold it was granted is settled, by itself or through `abandon()`; every attempt is charged for what it used.
+- Every call that charged anything leaves a receipt, however it ends.
 - A stream that was cut is never finished: `Done` then holds a failure, whatever was emitted before.
 """
 
@@ -15,24 +16,24 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
-from waywiser.core.budget import Amounts, Hold, Shortfall
+from waywiser.core.budget import Hold, Shortfall
 from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Reply, Usage
 from waywiser.core.claims import Asked, ask, scopes
 from waywiser.core.conclude import conclude, noted, notice
 from waywiser.core.draft import Draft, InFlight
 from waywiser.core.effects import Check, Effect, Emit, Open, Record, Reserve, Send, Settle, Sleep, perform
-from waywiser.core.fallback import GiveUp, Tried, next_move
+from waywiser.core.fallback import GiveUp, Tried, first_rung, next_move
 from waywiser.core.judge import Bench, Judgement, as_revealed, judge, reveal
-from waywiser.core.loops import carried, find_loop, hint_text, next_rung
+from waywiser.core.loops import carried, find_loop, hint_text, holds, next_rung
 from waywiser.core.policy import LoopControl, Policy
 from waywiser.core.progress import seen
 from waywiser.core.quantiles import History
 from waywiser.core.receipt import Receipt
 from waywiser.core.scoring import Candidate
 from waywiser.core.session import Settlement
-from waywiser.core.steps import StepKind
 from waywiser.core.streams import Dropped, watch
 from waywiser.core.trail import LoopState, Trail
+from waywiser.core.wellformed import require_wellformed
 
 T = TypeVar("T")
 Effects: TypeAlias = Generator[Effect[object], object, T]
@@ -61,9 +62,10 @@ class _Landed:
 
 
 class Pipeline:
-    """One call on its way. `run()` is the generator; `abandon()` ends it early."""
+    """One call on its way. `run()` is the generator; `abandon()` ends it early. Raises `BadInput` when made."""
 
     def __init__(self, call: Call, policy: Policy, *, now_s: float) -> None:
+        require_wellformed(call, policy)
         origin = call.origin
         if not origin.kind and (kind := policy.declared(origin.node)):
             call = replace(call, origin=replace(origin, kind=kind, kind_by=f"the policy, for node {origin.node}"))
@@ -74,7 +76,11 @@ class Pipeline:
         self._path = scopes(policy.budget, call, now_s)
         self._draft = Draft(call, policy, now_s)
         self._flight: InFlight | None = None
+        self._tried: list[Tried] = []
+        self._last: Settle | Record | None = None
+        self._over = False
         self._concluding = ""
+        self._pinned = ""
         self._jitter = 0.5
         self._loop = LoopState()
         self._costs: Mapping[tuple[str, str], History] = {}
@@ -89,7 +95,7 @@ class Pipeline:
         stopped = self._control_loop(situation.trail)
         if stopped:
             return (yield from self._refuse("loop_detected", stopped))
-        bench = Bench(policy, self._path, situation, self._now_s, self._loop.floor)
+        bench = Bench(policy, self._path, situation, self._now_s, self._pinned)
         judgement = yield from judge(bench, self._call)
         revealing = reveal(bench, self._call, judgement) if policy.reveal_below else None
         while True:
@@ -110,21 +116,26 @@ class Pipeline:
         """Write the receipt of a call that was decided and not sent, once `run()` has asked for its first hold."""
         return self._draft.receipt(now_s, preview=True)
 
-    def abandon(self, now_s: float) -> Settlement | None:
-        """What to settle when the driver stops the run: the open hold, charged for what is known to be used.
+    def abandon(self, now_s: float, broken: str = "") -> tuple[Settle | Record, ...]:
+        """What is left to perform when the driver stops the run: the open hold to settle, the receipt to keep.
 
-        A call that had reached its provider is charged for its prompt and for what had come back.
+        An attempt that had reached its provider is charged for its prompt and for what had come back. `broken` says
+        what went wrong below us; empty when it was the caller who stopped.
         """
-        flight = self._flight
-        self._flight = None
-        if flight is None:
-            return None
-        if flight.settlement is not None:
-            return flight.settlement
-        used = flight.usage_so_far() if flight.sent else Usage()
-        self._draft.attempted(flight, used, now_s, FailureKind.CUT_SHORT, "stopped by the caller")
-        receipt = self._draft.receipt(now_s, refused="cancelled")
-        return self._settlement(flight, used, now_s, receipt=receipt)
+        flight, self._flight = self._flight, None
+        if self._last is not None:
+            return (self._last,)
+        if self._over or (flight is None and not self._draft.made):
+            return ()
+        if flight is not None and flight.settlement is None:
+            used = flight.usage_so_far() if flight.sent else Usage()
+            kind = FailureKind.UNKNOWN if broken else FailureKind.CUT_SHORT
+            self._draft.attempted(flight, used, now_s, kind, broken or "stopped by the caller")
+            flight.settlement = self._draft.settlement(flight, used, now_s, self._loop)
+        receipt = self._draft.receipt(now_s, refused="broken" if broken else "cancelled")
+        if flight is None or flight.settlement is None:
+            return (Record(receipt),)
+        return (Settle(flight.settlement), Record(receipt))
 
     def _control_loop(self, trail: Trail) -> str:
         """Look for a loop and take the next rung of the ladder; the answer is why to stop, empty to go on."""
@@ -137,66 +148,69 @@ class Pipeline:
         if loop is not None:
             rung, self._loop = next_rung(loop, self._loop, control.ladder)
         self._draft.noticed(coming, loop, rung)
-        if loop is None:
-            return ""
-        if rung == "hint":
+        if loop is not None and rung == "hint":
             self._call = noted(self._call, hint_text(loop))
         elif rung == "escalate":
             used = max((self._policy.rank_or(step.tier) for step in trail.steps[-1:]), default=0)
             top = len(self._policy.tiers) - 1
             self._loop = replace(self._loop, floor=self._policy.tiers[min(used + 1, top)].name)
-        elif rung == "conclude":
+        elif loop is not None and rung == "conclude":
             self._concluding = loop.what
             self._call = conclude(self._call, loop.what)
-        return loop.what if rung == "stop" else ""
+        self._pinned = self._loop.floor if holds(self._loop, coming) else ""
+        return loop.what if loop is not None and rung == "stop" else ""
 
-    def _climb(self, judgement: Judgement, revealing: bool) -> Effects[Done | Dropped | str]:
+    def _climb(self, judgement: Judgement, revealing: bool) -> Effects[Done | Dropped | str]:  # noqa: C901 - one ladder, every way off it
         """Work down the ladder. The result is the end, a kind that showed itself, or why to conclude."""
         ladder = judgement.verdict.ladder
         if not ladder:
             return (yield from self._refuse("no_eligible_model", self._draft.excluded()))
-        escalate_rank = self._escalate_rank(judgement)
-        tried: list[Tried] = []
+        index = first_rung(ladder, self._tried)
+        if index is None:
+            return (yield from self._fail(self._tried[-1].failure))
         dear: set[int] = set()
-        index = 0
         while True:
             candidate = ladder[index]
             granted = yield from self._reserve(candidate, judgement)
             if isinstance(granted, Shortfall):
                 dear.add(index)
-                cheaper = _cheaper(ladder, index, dear) if granted.what in {"nanos", "tokens"} else None
+                cheaper = self._cheaper(ladder, index, dear) if granted.what in {"nanos", "tokens"} else None
                 if cheaper is not None:
                     self._draft.reasons.append(f"{candidate.model.name} does not fit what is left")
                     index = cheaper
                     continue
                 return (yield from self._exhausted(granted))
-            outcome = yield from self._attempt(candidate, judgement, granted, revealing and not tried)
+            dropping = revealing and self._draft.made + 1 < self._policy.fallback.attempts
+            outcome = yield from self._attempt(candidate, judgement, granted, dropping)
             if isinstance(outcome, Dropped):
                 return outcome
             if isinstance(outcome, _Landed):
                 return (yield from self._land(outcome))
-            tried.append(Tried(index, outcome))
+            self._tried.append(Tried(candidate, outcome))
             if self._draft.emitted:
                 return (yield from self._fail(outcome))
             move = next_move(
                 self._policy.fallback,
                 ladder,
-                tried,
-                escalate_rank=escalate_rank,
+                self._tried,
+                made=self._draft.made,
+                escalate_rank=self._escalate_rank(judgement),
                 left_s=self._deadline_s - self._now_s,
                 jitter=self._jitter,
             )
-            if isinstance(move, GiveUp):
-                self._draft.reasons.append(move.why)
-                return (yield from self._fail(outcome))
             self._draft.reasons.append(move.why)
+            if isinstance(move, GiveUp):
+                return (yield from self._fail(outcome))
             if move.delay_s:
                 yield from self._sleep(move.delay_s)
+                if self._now_s >= self._deadline_s:
+                    return (yield from self._fail(outcome))
             index = move.index
 
     def _reserve(self, candidate: Candidate, judgement: Judgement) -> Effects[Asked | Shortfall]:
         """Set the money for one attempt aside; waits for holds of others, within the deadline, before it gives up."""
         room: Shortfall | None = None
+        limit = judgement.verdict.output_limit
         wait = RESERVE_WAIT_S
         while True:
             hold = self._draft.next_hold()
@@ -207,7 +221,7 @@ class Pipeline:
                 candidate,
                 self._path,
                 hold=hold,
-                output_limit=judgement.verdict.output_limit,
+                output_limit=limit,
                 now_s=self._now_s,
                 history=self._costs.get((judgement.step.kind, candidate.model.name)),
                 room=room,
@@ -219,9 +233,8 @@ class Pipeline:
                     self._draft.held(answer.amounts.nanos)
                     return asked
                 self._flight = None
-                tighter = room is None or answer.left < room.left
-                room = answer
-                if self._policy.budget.estimate == "strict" and answer.what in {"nanos", "tokens"} and tighter:
+                room, limit = answer, asked.output_limit
+                if self._policy.budget.estimate == "strict" and answer.what in {"nanos", "tokens"}:
                     continue
             if room is None:
                 raise AssertionError("a claim is only refused by the store")
@@ -229,7 +242,7 @@ class Pipeline:
                 return room
             yield from self._sleep(wait * (0.5 + self._jitter))
             wait = min(wait * 2, 0.5)
-            room = None
+            room, limit = None, judgement.verdict.output_limit
 
     def _attempt(
         self, candidate: Candidate, judgement: Judgement, granted: Asked, revealing: bool
@@ -238,13 +251,15 @@ class Pipeline:
         flight = self._flight
         if flight is None:
             raise AssertionError("an attempt needs its hold")
-        call = self._outbound(candidate, granted.output_limit)
+        call = self._outbound(granted.output_limit)
         timeout_s = max(min(self._policy.fallback.timeout_s, self._deadline_s - self._now_s), 0.001)
         flight.sent = True
         outcome: Reply | Failure | Dropped
         held: tuple[Chunk, ...] = ()
         if call.stream or revealing:
-            watched = yield from watch(call, candidate, judgement.step, flight, timeout_s, revealing=revealing)
+            watched = yield from watch(
+                call, candidate, judgement.step, flight, timeout_s, self._deadline_s, revealing=revealing
+            )
             outcome, held = watched.outcome, watched.held
             self._now_s, self._jitter = watched.now_s, watched.jitter
             self._draft.emitted = self._draft.emitted or watched.emitted
@@ -257,7 +272,7 @@ class Pipeline:
                 sent.started_s,
             )
         if isinstance(outcome, Reply):
-            outcome = replace(outcome, usage=flight.filled(outcome))
+            outcome = flight.reply = replace(outcome, usage=flight.filled(outcome))
             if (checks := self._policy.step_rule(judgement.step.kind).accept) and not self._draft.emitted:
                 wrong = yield from perform(Check(call, outcome, checks))
                 if wrong:
@@ -267,11 +282,11 @@ class Pipeline:
             return _Landed(outcome, held)
         if isinstance(outcome, Dropped):
             self._draft.attempted(flight, outcome.usage, self._now_s, "revealed", f"turned out to be {outcome.kind}")
-            yield from self._settle(self._settlement(flight, outcome.usage, self._now_s))
+            yield from self._settle(self._draft.settlement(flight, outcome.usage, self._now_s, self._loop))
             return outcome
         used = flight.charged(outcome)
         self._draft.attempted(flight, used, self._now_s, outcome.kind, outcome.message)
-        yield from self._settle(self._settlement(flight, used, self._now_s))
+        yield from self._settle(self._draft.settlement(flight, used, self._now_s, self._loop))
         return outcome
 
     def _land(self, landed: _Landed) -> Effects[Done]:
@@ -280,8 +295,8 @@ class Pipeline:
         if flight is None:
             raise AssertionError("a reply needs its hold")
         receipt = self._draft.receipt(self._now_s)
-        settlement = self._settlement(flight, reply.usage, self._now_s, receipt=receipt, reply=reply)
-        yield from self._settle(settlement)
+        settlement = self._draft.settlement(flight, reply.usage, self._now_s, self._loop, receipt=receipt, reply=reply)
+        yield from self._end(Settle(settlement))
         for chunk in landed.held:
             yield from perform(Emit(chunk))
         return Done(receipt, reply)
@@ -296,20 +311,29 @@ class Pipeline:
             return why
         reply = notice(self._call, why)
         receipt = self._draft.receipt(self._now_s, model=reply.model)
-        yield from perform(Record(receipt))
+        yield from self._end(Record(receipt))
         if self._call.stream:
             yield from perform(Emit(Chunk(reply.text, finish=reply.finish, usage=reply.usage, model=reply.model)))
         return Done(receipt, reply)
 
     def _fail(self, failure: Failure) -> Effects[Done]:
         receipt = self._draft.receipt(self._now_s, refused=failure.kind)
-        yield from perform(Record(receipt))
+        yield from self._end(Record(receipt))
         return Done(receipt, failure=failure)
 
     def _refuse(self, code: str, why: str) -> Effects[Done]:
         receipt = self._draft.receipt(self._now_s, refused=code)
-        yield from perform(Record(receipt))
+        yield from self._end(Record(receipt))
         return Done(receipt, refused=code, why=why)
+
+    def _end(self, last: Settle | Record) -> Effects[None]:
+        """Perform the effect that keeps the receipt; a driver that is stopped in the middle of it performs it again."""
+        self._last, self._flight = last, None
+        if isinstance(last, Settle):
+            yield from perform(last)
+        else:
+            yield from perform(last)
+        self._last, self._over = None, True
 
     def _settle(self, settlement: Settlement) -> Effects[None]:
         if self._flight is not None:
@@ -321,53 +345,29 @@ class Pipeline:
         woke = yield from perform(Sleep(seconds))
         self._now_s, self._jitter = woke.now_s, woke.jitter
 
-    def _settlement(
-        self,
-        flight: InFlight,
-        usage: Usage,
-        now_s: float,
-        *,
-        receipt: Receipt | None = None,
-        reply: Reply | None = None,
-    ) -> Settlement:
-        origin, model = self._call.origin, flight.candidate.model
-        return Settlement(
-            hold=flight.hold,
-            path=self._path,
-            kind=flight.kind,
-            used=flight.amounts(usage, reply),
-            now_s=now_s,
-            session=origin.session,
-            tenant=origin.tenant,
-            agent=origin.agent,
-            tier=flight.candidate.tier,
-            model=model.name,
-            policy=self._policy.name,
-            receipt=receipt,
-            step=self._draft.step(flight, usage, reply, now_s) if reply is not None else None,
-            warm=self._draft.warm(flight, usage, now_s) if reply is not None else None,
-            loop=self._loop,
-        )
-
-    def _outbound(self, candidate: Candidate, output_limit: int | None) -> Call:
+    def _outbound(self, output_limit: int | None) -> Call:
         """The call as it leaves: the answer's length clamped to what was paid for."""
         settings = self._call.settings
         if output_limit is None or settings.max_output_tokens == output_limit:
             return self._call
         return replace(self._call, settings=replace(settings, max_output_tokens=output_limit))
 
+    def _cheaper(self, ladder: tuple[Candidate, ...], index: int, dear: set[int]) -> int | None:
+        """Find the best rung that costs less than the one that did not fit, of models that have not failed here."""
+        limit, failed = ladder[index].expected_nanos, {entry.name for entry in self._tried}
+        return next(
+            (
+                other
+                for other, entry in enumerate(ladder)
+                if other not in dear and entry.model.name not in failed and entry.expected_nanos < limit
+            ),
+            None,
+        )
+
     def _escalate_rank(self, judgement: Judgement) -> int:
         """The lowest rank that a reply which was not accepted escalates to."""
         named = self._policy.step_rule(judgement.step.kind).escalate
         return self._policy.rank(named) if named else judgement.target.rank + 1
-
-
-def _cheaper(ladder: tuple[Candidate, ...], index: int, dear: set[int]) -> int | None:
-    """Find the best rung that costs less than the one that did not fit."""
-    limit = ladder[index].expected_nanos
-    return next(
-        (other for other, entry in enumerate(ladder) if other not in dear and entry.expected_nanos < limit), None
-    )
 
 
 def _amount(what: str, limit: float) -> str:

@@ -83,13 +83,19 @@ def succeeded(health: Health, took_s: float, first_token_s: float | None = None)
 
 
 def failed(health: Health, kind: FailureKind, now_s: float, retry_after_s: float | None = None) -> Health:
-    """Note a failure. One that blames only the request leaves the circuit alone (and ends a probe)."""
+    """Note a failure. One that blames only the request leaves the circuit alone (and ends a probe).
+
+    While the circuit is open, a failure without a probe belongs to a call from before: only a failed probe makes the
+    cool-down longer, or sixteen calls that fail together would open it for a minute.
+    """
     if kind not in BLAMED:
         return replace(health, probing_s=0.0)
     in_a_row = health.failures_in_a_row + 1
     rate = health.error_rate + ALPHA * (1 - health.error_rate)
     noted = replace(health, calls=health.calls + 1, error_rate=rate, failures_in_a_row=in_a_row, probing_s=0.0)
     if health.open_until_s:
+        if not health.probing_s:
+            return noted
         wait = min(health.cool_down_s * 2, COOL_DOWN_MAX_S)
         return replace(noted, open_until_s=now_s + wait, cool_down_s=wait)
     if in_a_row >= TRIP_AFTER or (rate > TRIP_RATE and health.calls >= TRIP_AFTER):

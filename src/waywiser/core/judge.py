@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
+from waywiser.core.budget import Scope
 from waywiser.core.calls import Call
 from waywiser.core.claims import spent_share
-from waywiser.core.budget import Scope
 from waywiser.core.classification import Classification
 from waywiser.core.effects import Classify, Effect, Situation, perform
 from waywiser.core.policy import Policy, Target, aim, needs_classifier

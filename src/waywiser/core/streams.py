@@ -2,13 +2,14 @@
 
 A stream is held only while nobody is reading it: for kinds that no person reads, whose kind is sure, everything is
 held until the reply is whole and accepted; for the others text goes out as it comes, and tool calls are held until
-they are whole. Where the kind is not sure, the first chunk with content decides.
+they are whole. Where the kind is not sure, the first chunk with content decides. Nobody waits for a held stream
+beyond the call's deadline, however steadily it drips.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from waywiser.core.assembly import Assembly
 from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Reply, Usage
@@ -37,15 +38,23 @@ class Watched:
     jitter: float
 
 
+_LOST_AFTER_ALL = frozenset({FailureKind.CUT_SHORT, FailureKind.CONNECTION, FailureKind.TIMEOUT})
+"""Failures that take nothing from an answer whose finish had come: only its usage may be missing then."""
+
+
 def watch(
-    call: Call, candidate: Candidate, step: Step, flight: InFlight, timeout_s: float, *, revealing: bool
+    call: Call, candidate: Candidate, step: Step, flight: InFlight, timeout_s: float, until_s: float, *, revealing: bool
 ) -> Generator[Effect[object], object, Watched]:
-    """Follow one stream to its end. `revealing` drops it when its kind is not the one of `step`."""
+    """Follow one stream to its end. `revealing` drops it when its kind is not the one of `step`.
+
+    `until_s` is when a stream nobody has seen anything of yet is given up.
+    """
     assembly = flight.assembly = Assembly()
     flight.started_s = yield from perform(StartStream(candidate.model, call, timeout_s))
     hold_all = not call.stream or (step.kind in UNREAD and step.confidence >= SURE)
     held: list[Chunk] = []
     emitted = False
+    tools_seen = False
     kind: StepKind | None = None
     while True:
         pulled = yield from perform(Pull())
@@ -56,6 +65,12 @@ def watch(
                 held.clear()
             return Watched(outcome, tuple(held), emitted, pulled.now_s, pulled.jitter)
         assembly.feed(item)
+        if not emitted and pulled.now_s >= until_s and item.finish is None:
+            yield from perform(StopStream())
+            late = _end(
+                assembly, Failure(FailureKind.TIMEOUT, "not whole by the deadline", usage=flight.usage_so_far())
+            )
+            return Watched(late, (), emitted=False, now_s=pulled.now_s, jitter=pulled.jitter)
         if kind is None and (kind := revealed(item)) is not None:
             flight.first_token_s = pulled.now_s
             if revealing and kind is not step.kind:
@@ -63,7 +78,8 @@ def watch(
                 return Watched(
                     Dropped(kind, flight.usage_so_far()), (), emitted=False, now_s=pulled.now_s, jitter=pulled.jitter
                 )
-        if hold_all or kind is None or item.tool_calls or (held and kind is StepKind.TOOL_CALL):
+        tools_seen = tools_seen or bool(item.tool_calls)
+        if hold_all or kind is None or tools_seen:
             held.append(item)
             continue
         for chunk in (*held, item):
@@ -74,9 +90,10 @@ def watch(
 
 def _end(assembly: Assembly, last: Failure | None) -> Reply | Failure:
     partial = assembly.reply()
-    if last is None and assembly.finish is not None:
+    if assembly.finish is not None and (last is None or last.kind in _LOST_AFTER_ALL):
         return partial
     if last is None:
         last = Failure(FailureKind.CUT_SHORT, "the stream ended without a finish reason")
     usage = last.usage if last.usage.input_tokens or last.usage.output_tokens else partial.usage
-    return Failure(last.kind, last.message, last.status, last.retry_after_s, usage, partial)
+    begun = partial if assembly.characters else last.partial
+    return replace(last, usage=usage, partial=begun)

@@ -94,7 +94,9 @@ def _message_needs(message: Message) -> tuple[Ability, ...]:
     )
 
 
-def _why_not(model: Model, rank: int, target: Target, call: Call, needed: frozenset[Ability], tokens: int) -> str:
+def _why_not(  # noqa: PLR0911 - a list of reasons
+    model: Model, rank: int, target: Target, call: Call, needed: frozenset[Ability], tokens: int
+) -> str:
     if target.models:
         if not any(fnmatchcase(model.name, glob) for glob in target.models):
             return "another model is pinned"

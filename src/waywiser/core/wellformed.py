@@ -1,0 +1,66 @@
+"""What no model could take, told before anything is spent: with the place, and the same for every surface.
+
+A history is a sequence of turns in which every tool result answers a call of the assistant's turn before it, and every
+call has its result before anybody else speaks. Providers refuse anything else, each in words of its own. Only the last
+turn may ask for tools that nobody has run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from waywiser.core.calls import Call
+from waywiser.core.messages import Message, Role
+from waywiser.core.policy import Policy
+from waywiser.core.steps import KINDS
+from waywiser.errors import BadInput
+
+
+def require_wellformed(call: Call, policy: Policy) -> None:
+    """Raise `BadInput` for a call that no model could take, or that asks for what the policy does not have."""
+    if call.origin.kind and call.origin.kind not in KINDS:
+        raise BadInput(f"kind: {call.origin.kind!r} is none of {', '.join(sorted(KINDS))}")
+    if call.tier and all(tier.name != call.tier for tier in policy.tiers):
+        raise BadInput(f"tier: {call.tier!r} is none of {', '.join(tier.name for tier in policy.tiers)}")
+    limit = call.settings.max_output_tokens
+    if limit is not None and limit < 1:
+        raise BadInput(f"max_output_tokens: {limit} leaves no room for an answer")
+    names = [tool.name for tool in call.tools]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadInput(f"tools[{len(names) - 1 - names[::-1].index(twice)}].name: {twice!r} is offered twice")
+    require_order(call.messages)
+
+
+def require_order(messages: Sequence[Message]) -> None:
+    """Raise `BadInput` for an empty history, an orphan tool result, or a tool call that was never answered."""
+    if not messages:
+        raise BadInput("messages: the history is empty")
+    asked: frozenset[str] = frozenset()
+    unanswered: set[str] = set()
+    asked_at = 0
+    for index, message in enumerate(messages):
+        role = message.role
+        if role is Role.TOOL:
+            if message.tool_call_id not in asked:
+                raise BadInput(
+                    f"messages[{index}].tool_call_id: {message.tool_call_id!r} answers no call of the turn before"
+                )
+            unanswered.discard(message.tool_call_id)
+            continue
+        if unanswered:
+            raise BadInput(_unanswered(messages[asked_at], asked_at, unanswered))
+        if role is Role.ASSISTANT and message.tool_calls:
+            asked_at = index
+            asked = frozenset([call.id for call in message.tool_calls])
+            unanswered = set(asked)
+        elif asked:
+            asked = frozenset()
+    if unanswered and messages[-1].role is Role.TOOL:
+        raise BadInput(_unanswered(messages[asked_at], asked_at, unanswered))
+
+
+def _unanswered(message: Message, index: int, ids: Iterable[str]) -> str:
+    place = next(number for number, call in enumerate(message.tool_calls) if call.id in ids)
+    call = message.tool_calls[place]
+    return f"messages[{index}].tool_calls[{place}]: the call {call.id!r} of {call.name!r} has no result"
