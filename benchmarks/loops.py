@@ -321,8 +321,8 @@ def summary(score: Score) -> dict:
 def trail_cost(steps: int = 500, rounds: int = 300) -> dict:
     """Cost of one step after `steps` steps: of a working agent, and of one in a cycle of three calls.
 
-    `find_us` is the search alone, `seen_and_find_us` with the digests of what is new, `with_reply_us` (the median of the
-    last 100 live steps, caches cold) with those of the reply. `records_kept` is what the trail holds by then.
+    `find_us` is the search alone, `seen_and_find_us` with the digests of what is new, `with_reply_us` (the median of
+    the last 100 live steps, caches cold) with those of the reply. `records_kept` is what the trail holds by then.
     """
     out = {}
     for name, result in (
@@ -339,8 +339,9 @@ def trail_cost(steps: int = 500, rounds: int = 300) -> dict:
         trail, history, costs = Trail(), tuple(messages), []
         for index, message in enumerate(history):
             if message.role is Role.ASSISTANT:
+                before = history[:index]
                 started = time.perf_counter_ns()
-                saw = seen(history[:index], trail, control)
+                saw = seen(before, trail, control)
                 find_loop(trail, saw, control)
                 reply = said(Reply(message.parts, message.tool_calls))
                 costs.append((time.perf_counter_ns() - started) / 1000)

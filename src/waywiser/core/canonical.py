@@ -39,9 +39,7 @@ _CLOCK = re.compile(
 )
 _EPOCH = re.compile(r"1(?<!\w1)[5-9]\d{8}(?:\d{3})?(?:\.\d+)?\b")  # seconds or milliseconds since 1970
 _HAS_HEX = re.compile(r"[0-9a-fA-F]{8}[0-9a-fA-F-]{8}")
-_HEX = re.compile(
-    r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|(?=[a-fA-F]*\d)(?=\d*[a-fA-F])[0-9a-fA-F]{16,}"
-)
+_HEX = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{16,}")
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}")
 # The same, told by the name of its field.
 _FIELD_WORDS = ("equest", "race", "pan", "orrelation", "lapsed", "uration", "atency", "took", "imestamp", "nonce")
@@ -59,7 +57,8 @@ _BARE_FAILURE = re.compile(
 )
 _BARE_CHARS = 200
 _ERROR_START = re.compile(
-    r"\W*(?:http\S*\s+)?(?:[45]\d\d\s+(?=bad |unauth|forbidden|not |method|conflict|too |internal|service|gateway)"
+    r"[^\w\"'{]*(?:http\S*\s+)?"
+    r"(?:[45]\d\d\s+(?=bad |unauth|forbidden|not |method|conflict|too |internal|service|gateway)"
     r"|\w*error|\w*exception|traceback|fail(?:ed|ure)|fatal|invalid|unauthori[sz]ed|forbidden|not found"
     r"|timed? ?out|unable to|could ?n[o']t|can ?not|no such)\b",
     re.IGNORECASE,
@@ -72,13 +71,10 @@ _ERROR_FIELD = re.compile(
 
 
 def short_digest(*fields: str | bytes) -> bytes:
-    """8 bytes of BLAKE2b over the fields, each preceded by its length, so that no two lists of fields run together."""
-    state = blake2b(digest_size=DIGEST_BYTES)
-    for field in fields:
-        data = field if isinstance(field, bytes) else field.encode("utf-8", "surrogatepass")
-        state.update(len(data).to_bytes(4, "little"))
-        state.update(data)
-    return state.digest()
+    """8 bytes of BLAKE2b over one field, or over several with their lengths, so that they never run together."""
+    data = [field if isinstance(field, bytes) else field.encode("utf-8", "surrogatepass") for field in fields]
+    whole = data[0] if len(data) == 1 else b"".join([b"%d:%b" % (len(field), field) for field in data])
+    return blake2b(whole, digest_size=DIGEST_BYTES).digest()
 
 
 def canonical_arguments(arguments: str) -> str:
@@ -151,7 +147,7 @@ def _without_volatile(text: str) -> str:
         text = _CLOCK.sub("#", text)
     text = _EPOCH.sub("#", text)
     if _HAS_HEX.search(text) is not None:
-        text = _HEX.sub("#", text)
+        text = _HEX.sub(_unless_plain, text)
     return _ADDRESS.sub("#", text) if "0x" in text else text
 
 
@@ -161,6 +157,12 @@ def reads_as_error(text: str) -> bool:
         return True
     head = text[:_ERROR_CHARS].lower()
     return any(word in head for word in _ERROR_WORDS) and _ERROR_FIELD.search(head) is not None
+
+
+def _unless_plain(found: re.Match[str]) -> str:
+    """A long run of digits only is a number, one of letters only a word."""
+    run = found.group()
+    return run if run.isdigit() or run.isalpha() else "#"
 
 
 def says_why(text: str) -> bool:
@@ -179,6 +181,8 @@ def text_marks(text: str) -> tuple[bytes, int]:
     of 16 cells, and a cell keeps 4 bits of its least one, so the share of equal cells estimates the Jaccard similarity
     of the two sets of words. A text of few words is hashed whole instead: it is alike only when equal but for numbers.
     """
+    if not text:
+        return b"", 0
     folded = text.casefold()
     words = _WORD.findall(folded)
     if not words:
