@@ -15,6 +15,8 @@ from waywiser.classifier.step_features import Progress
 
 STEP_SIZES: Final = (0.2, 0.3, 0.3)
 """For the session as a whole, for turns against results, for the tool just used."""
+TRUST: Final = 0.8
+"""How much of what agents in general do is believed of one not met before: their differences make the trees too sure."""
 _MOST: Final = 64
 
 
@@ -26,16 +28,16 @@ class Habits:
     def __init__(self) -> None:
         self._shifts: dict[str, float] = {}
 
-    def shift(self, situations: Sequence[str]) -> float:
-        """Return what the habits add to the logit in these situations."""
-        return sum(self._shifts.get(name, 0.0) for name in situations)
+    def chance(self, expected: float, where: Sequence[str]) -> float:
+        """Return the probability of a tool call, from the logit for agents in general and this agent's habits."""
+        return squash(TRUST * expected + sum(self._shifts.get(name, 0.0) for name in where))
 
-    def learn(self, expected: float, situations: Sequence[str], *, called: bool) -> None:
-        """Take note of one step; `expected` is the logit before habits."""
-        surprise = called - squash(expected + self.shift(situations))
+    def learn(self, expected: float, where: Sequence[str], *, called: bool) -> None:
+        """Take note of one step; `expected` is the logit for agents in general."""
+        surprise = called - self.chance(expected, where)
         if len(self._shifts) >= _MOST:
             self._shifts.clear()
-        for name, size in zip(situations, STEP_SIZES, strict=True):
+        for name, size in zip(where, STEP_SIZES, strict=True):
             self._shifts[name] = self._shifts.get(name, 0.0) + size * surprise
 
 

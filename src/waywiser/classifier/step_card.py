@@ -34,9 +34,9 @@ def kinds(figures: Sequence[KindFigure]) -> str:
     """Return the section on step kinds, in Markdown."""
     lines = [
         "\n## Step kind (tool call or text)\n",
-        "No row was trained on that is counted here. The agent's habits are learned as its session runs.\n",
-        "| trained on, tried on | rows | right | commoner kind | ECE, 10 bins "
-        "| calls: said call, text | texts: said call, text |",
+        "No row was trained on that is counted here. The agent's habits are learned as its session runs.",
+        "The last two columns are the confusion: how many were told to be calls and texts.\n",
+        "| trained on, tried on | rows | right | commoner kind | ECE, 10 bins | of calls | of texts |",
         "|---|---|---|---|---|---|---|",
     ]
     for one in figures:

@@ -99,7 +99,7 @@ class StepHeads:
             row = np.array([track.row], dtype=np.float32)
             if track.expected is None:
                 track.expected = float(self._calls.logits(row)[0])
-            return squash(track.expected + track.habits.shift(situations(track.progress))), row
+            return track.habits.chance(track.expected, situations(track.progress)), row
 
     def fine(self, messages: Sequence[Message]) -> dict[str, float]:
         """Return the probabilities of the four finer kinds: `read` and `write` calls, an `answer`, a `question`."""

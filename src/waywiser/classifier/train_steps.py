@@ -16,7 +16,7 @@ import numpy.typing as npt
 from waywiser.classifier import step_card
 from waywiser.classifier.fit import calibration_error
 from waywiser.classifier.glimpses import Glimpses
-from waywiser.classifier.habits import Habits, situations, squash
+from waywiser.classifier.habits import Habits, situations
 from waywiser.classifier.recordings import LabelledStep, Recording, read_sessions, read_steps
 from waywiser.classifier.step_features import FEATURES, Progress
 from waywiser.classifier.trees import Forest
@@ -31,8 +31,8 @@ Flags: TypeAlias = npt.NDArray[np.bool_]
 Names: TypeAlias = npt.NDArray[np.str_]
 Arrays: TypeAlias = dict[str, npt.NDArray[np.generic]]
 
-_ODD_WEIGHT: Final = 0.3
-"""Weight of sessions that say little of other agents: the scaffold walks a chart by tool calls, or the agent seldom succeeds."""
+_ODD_WEIGHT: Final = 0.5
+"""Weight of sessions that say little of others: a scaffold walks a chart by tool calls, or the agent mostly fails."""
 _SELDOM: Final = 1 / 3
 _FOLDS: Final = 4
 
@@ -118,13 +118,19 @@ def decisions(sessions: Sequence[Recording]) -> Decisions:
         or any("steer" in seen.of(message).kinds for message in session.messages)
         for session in sessions
     ]
+    called, wrote, asked = np.array(done, dtype=bool).reshape(-1, 3).T
     return Decisions(
         np.array(features, dtype=np.float32).reshape(-1, len(FEATURES)),
-        *np.array(done, dtype=bool).reshape(-1, 3).T,
+        called,
+        wrote,
+        asked,
         np.array(owner, dtype=np.int64),
         tuple(where),
-        *(np.array([getattr(sessions[at], name) for at in owner]) for name in ("source", "model", "domain", "task")),
-        np.array([_ODD_WEIGHT if odd[at] else 1.0 for at in owner]),
+        source=np.array([sessions[at].source for at in owner]),
+        model=np.array([sessions[at].model for at in owner]),
+        domain=np.array([sessions[at].domain for at in owner]),
+        task=np.array([sessions[at].task for at in owner]),
+        weight=np.array([_ODD_WEIGHT if odd[at] else 1.0 for at in owner]),
     )
 
 
@@ -144,7 +150,7 @@ def adapted(table: Decisions, rows: Flags, expected: Doubles) -> Doubles:
     for at in np.flatnonzero(rows).tolist():
         if table.session[at] != session:
             habits, session = Habits(), int(table.session[at])
-        chances.append(squash(float(expected[at]) + habits.shift(table.situations[at])))
+        chances.append(habits.chance(float(expected[at]), table.situations[at]))
         habits.learn(float(expected[at]), table.situations[at], called=bool(table.called[at]))
     return np.array(chances)
 
@@ -152,6 +158,7 @@ def adapted(table: Decisions, rows: Flags, expected: Doubles) -> Doubles:
 def _forest(table: Decisions, rows: Flags, truth: Flags, seed: int, copies: int) -> Forest:
     """Fit boosted trees, `copies` times from other seeds, and flatten them; their logits are averaged."""
     from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped]  # noqa: PLC0415
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # noqa: PLC0415
 
     nodes: list[tuple[int, float, int, int, float]] = []
     roots: list[int] = []
@@ -167,7 +174,8 @@ def _forest(table: Decisions, rows: Flags, truth: Flags, seed: int, copies: int)
             early_stopping=False,
             random_state=seed + copy,
         )
-        machine.fit(table.features[rows], truth[rows], sample_weight=table.weight[rows])
+        with threadpool_limits(1):  # the same sums in the same order, whatever the machine is busy with
+            machine.fit(table.features[rows], truth[rows], sample_weight=table.weight[rows])
         bias += float(machine._baseline_prediction[0, 0]) / copies  # noqa: SLF001 - nowhere public
         for (tree,) in machine._predictors:  # noqa: SLF001 - as above
             first = len(nodes)
@@ -308,7 +316,7 @@ def work_crossed(steps: Sequence[LabelledStep], seed: int, count: int = 5) -> Do
         inside = [step for step, other in zip(steps, folds, strict=True) if other != fold]
         outside = folds == fold
         if outside.any():
-            chances[outside] = work_chances(fit_work(inside), [steps[at] for at in np.flatnonzero(outside)])
+            chances[outside] = work_chances(fit_work(inside), [steps[at] for at in np.flatnonzero(outside).tolist()])
     return chances
 
 
