@@ -174,6 +174,7 @@ class Engine:
                     result = self.store.reserve(effect.claim)
                 elif isinstance(effect, Settle):
                     result = self.store.settle(effect.settlement)
+                    self._tell(effect.settlement.receipt)
                 elif isinstance(effect, Send):
                     tally = _Tally(self, effect.model.name)
                     if tally.admitted:
@@ -195,6 +196,7 @@ class Engine:
                 elif isinstance(effect, Record):
                     result = None
                     self.store.record(effect.receipt)
+                    self._tell(effect.receipt)
                 elif isinstance(effect, Sleep):
                     self.clock.sleep(effect.seconds)
                     result = Pulled(None, self.clock.now(), self.clock.jitter())
@@ -238,6 +240,7 @@ class Engine:
                     result = await self.store.areserve(effect.claim)
                 elif isinstance(effect, Settle):
                     result = await self.store.asettle(effect.settlement)
+                    self._tell(effect.settlement.receipt)
                 elif isinstance(effect, Send):
                     tally = _Tally(self, effect.model.name)
                     if tally.admitted:
@@ -259,6 +262,7 @@ class Engine:
                 elif isinstance(effect, Record):
                     result = None
                     await self.store.arecord(effect.receipt)
+                    self._tell(effect.receipt)
                 elif isinstance(effect, Sleep):
                     await self.clock.asleep(effect.seconds)
                     result = Pulled(None, self.clock.now(), self.clock.jitter())
@@ -313,9 +317,9 @@ class Engine:
             return self._checker(effect.call, effect.reply, effect.checks) if self._checker is not None else ""
         raise AssertionError(f"no driver performs {type(effect).__name__}")
 
-    def _finish(self, done: Done) -> Answer:
-        """Tell the sinks, then hand over the answer or raise what it came to."""
-        self._tell(done.receipt)
+    @staticmethod
+    def _finish(done: Done) -> Answer:
+        """Hand over the answer or raise what it came to."""
         if done.reply is not None:
             return Answer(done.reply, done.receipt)
         if done.failure is not None:
@@ -323,7 +327,7 @@ class Engine:
         raise _REFUSALS[done.refused](done.why, done.receipt)
 
     def _tell(self, receipt: Receipt | None) -> None:
-        """Tell the sinks. One that fails never fails a call; its trouble goes to the log."""
+        """Tell the sinks of a receipt once it is kept. A sink that fails never fails a call; its trouble is logged."""
         if receipt is None:
             return
         for sink in self.sinks:
