@@ -1,15 +1,16 @@
 # make demo   set up and run the support desk on simulated models
+# make serve-demo  set up and serve the proxy on simulated models
 # make test   set up and run the tests
 # make check  what CI runs beside the tests: lint, types, layers
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format setup clean
+.PHONY: demo serve-demo test check format setup clean
 
 $(VENV)/.base: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[langchain]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[langchain,proxy]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml
@@ -21,6 +22,9 @@ setup: $(VENV)/.dev
 
 demo: $(VENV)/.base
 	@$(BIN)/python examples/support_desk/demo.py
+
+serve-demo: $(VENV)/.base
+	@$(BIN)/waywiser serve --policy policies/simulated.yaml --store :memory:
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
