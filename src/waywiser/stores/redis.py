@@ -155,10 +155,7 @@ class RedisStore:
 
     def _open(self, session: str, path: tuple[Scope, ...], now_s: float, policy: str) -> Turns[Opened]:
         def instead() -> Opened:
-            self._adopt(path, now_s)
-            known = self._books.trail(session)
-            if known is not None:
-                self._local.adopt_trail(session, known)
+            self._adopt(session, path, now_s)
             return self._local.open(session, path, now_s, policy)
 
         opened = yield from self._guarded(self._books.open(session, path, now_s, policy), instead)
@@ -167,7 +164,7 @@ class RedisStore:
 
     def _reserve(self, claim: Claim) -> Turns[Hold | Shortfall]:
         def instead() -> Hold | Shortfall:
-            self._adopt(claim.path, claim.now_s)
+            self._adopt(claim.session, claim.path, claim.now_s)
             return self._local.reserve(claim)
 
         found = yield from self._guarded(self._books.reserve(claim), instead)
@@ -183,7 +180,7 @@ class RedisStore:
             self._undelivered.append(settlement)
             if self._policy == "closed":
                 raise StoreError(f"{self}: cannot be reached; the settlement is kept and will be charged later")
-            self._adopt(settlement.path, settlement.now_s)
+            self._adopt(settlement.session, settlement.path, settlement.now_s)
             return self._local.settle(settlement)
 
         standings = yield from self._guarded(self._books.settle(settlement), instead, always=True)
@@ -245,8 +242,11 @@ class RedisStore:
                 if len(self._accounts) > KNOWN_KEPT:
                     self._accounts.popitem(last=False)
 
-    def _adopt(self, path: Sequence[Scope], now_s: float) -> None:
-        """Let the local store begin with what was last known of the accounts of a path."""
+    def _adopt(self, session: str | None, path: Sequence[Scope], now_s: float) -> None:
+        """Let the local store begin with what was last known of a session and of the accounts of its path."""
+        trail = None if session is None else self._books.trail(session)
+        if session is not None and trail is not None:
+            self._local.adopt_trail(session, trail)
         with self._lock:
             known = [self._accounts.get(scope.key) or Account(scope.key, scope.name) for scope in path]
             holds = list(self._live.values())
