@@ -50,7 +50,9 @@ MESSAGES = [("system", "You are a support agent of a small shop."), ("user", "Wh
 class Loopback:
     def __enter__(self) -> str:
         script = Path(__file__).with_name("loopback.py")
-        self.process = subprocess.Popen([sys.executable, script, "--port", "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            [sys.executable, script, "--port", "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         return f"http://127.0.0.1:{int(self.process.stdout.readline())}"
 
     def __exit__(self, *_: object) -> None:
@@ -167,16 +169,24 @@ def sessions(url: str, folder: str) -> dict[str, float]:
 
 def decisions(folder: str) -> dict[str, float]:
     """How long `waywiser route` takes to decide a call of 2000 tokens, as it says itself (`decision_ms`)."""
-    words = " ".join(f"The customer says that parcel {n} came late and asks for a refund of {n} dollars." for n in range(110))
+    words = " ".join(
+        f"The customer says that parcel {n} came late and asks for a refund of {n} dollars." for n in range(110)
+    )
     lines = "".join(
         json.dumps({"id": n, "messages": [{"role": "user", "content": f"{n}: {words}"}]}) + "\n" for n in range(200)
     )
     done = subprocess.run(
         [sys.executable, "-m", "waywiser.cli", "route", "--policy", str(Path(folder) / "policy.yaml")],
-        input=lines.encode(), capture_output=True, check=True,
+        input=lines.encode(),
+        capture_output=True,
+        check=True,
     )
     times = [json.loads(line)["decision_ms"] for line in done.stdout.splitlines()]
-    return {"first_ms": times[0], "median_ms": statistics.median(times), "p95_ms": statistics.quantiles(times, n=20)[18]}
+    return {
+        "first_ms": times[0],
+        "median_ms": statistics.median(times),
+        "p95_ms": statistics.quantiles(times, n=20)[18],
+    }
 
 
 def import_ms() -> float:
@@ -222,7 +232,9 @@ def main() -> None:
             print(f"  {per:.1f}")
             continue
         for name, row in per.items():
-            text = ", ".join(f"{key} {value:.3f}" for key, value in row.items()) if isinstance(row, dict) else f"{row:.3f}"
+            text = (
+                ", ".join(f"{key} {value:.3f}" for key, value in row.items()) if isinstance(row, dict) else f"{row:.3f}"
+            )
             print(f"  {name:<16} {text}")
 
 

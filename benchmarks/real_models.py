@@ -82,7 +82,10 @@ def main() -> int:
                         "answer": answer[:160],
                     }
                 )  # fmt: skip
-                print(f"{task:>4} {runs[-1]['ended'][:40]:<40} {runs[-1]['seconds']:>6} s {len(receipts):>3} steps", file=sys.stderr)
+                print(
+                    f"{task:>4} {runs[-1]['ended'][:40]:<40} {runs[-1]['seconds']:>6} s {len(receipts):>3} steps",
+                    file=sys.stderr,
+                )
             open_holds = len(router.runtime.engine.store.holds(time.time()))
     counts = collections.Counter((kind, tier) for run in runs for kind, tier, _, _ in run["steps"])
     result = {

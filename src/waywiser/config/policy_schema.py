@@ -112,7 +112,7 @@ class StepSpec(Strict):
 class LanguageSpec(Strict):
     """Every language but these."""
 
-    not_: list[str] = Field(alias="not", min_length=1)
+    not_: Names = Field(alias="not")
 
 
 class WhenSpec(Strict):

@@ -1,0 +1,140 @@
+"""The policy file: every mistake with its place and a hint, and nothing accepted that has no effect."""
+
+from pathlib import Path
+
+import pytest
+
+from waywiser.catalog.catalog import Catalog
+from waywiser.cli.schema import schema_text
+from waywiser.config.policy import LoadedPolicy, load_policy
+from waywiser.config.source import Source
+from waywiser.core.models import Ability
+from waywiser.core.steps import StepKind
+from waywiser.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+GOOD = """\
+version: 1
+name: test
+tiers:
+  low: [simulated/economy]
+  high: [simulated/premium]
+steps:
+  tool_call: {tier: low, accept: [tool_arguments], escalate: high}
+"""
+
+
+def loaded(text: str) -> LoadedPolicy:
+    return load_policy(Source.parse(text, "policy.yaml"), Catalog())
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        loaded(text)
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "policies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_policies_load_without_warnings(path: Path) -> None:
+    assert load_policy(Source.read(path), Catalog()).warnings == ()
+
+
+def test_the_schema_in_the_repository_is_the_one_in_the_code() -> None:
+    assert (ROOT / "policies/schema.json").read_text("utf-8") == schema_text("policy")
+
+
+def test_a_policy_becomes_core_types() -> None:
+    policy = loaded(GOOD + "budget: {session: {usd: 0.30}, keep: {synthesis: 20%}}\nnodes: {plan*: planning}").policy
+    assert [tier.name for tier in policy.tiers] == ["low", "high"]
+    assert policy.budget.session.nanos == 300_000_000
+    assert policy.budget.keep == {"synthesis": 0.2}
+    assert policy.step_rule(StepKind.TOOL_CALL).escalate == "high"
+    assert policy.step_rule(StepKind.OTHER).tier == ""
+    assert policy.declared("planner") == "planning"
+    assert policy.declared("work") == ""
+
+
+def test_rules_become_core_types() -> None:
+    text = GOOD + (
+        "rules:\n"
+        "  - {when: {language: {not: en}}, floor: high}\n"
+        "  - {when: {language: {not: [en, de]}, tag: vip}, require: [vision], exclude: 'simulated/e*'}\n"
+    )
+    first, second = loaded(text).policy.rules
+    assert (first.floor, first.when.language_not) == ("high", {"en"})
+    assert second.require == {Ability.VISION}
+    assert second.exclude == ("simulated/e*",)
+    assert second.when.tag == ("vip",)
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "says", "hint"),
+    [
+        (("tier: low", "tier: lo"), "policy.yaml:7:21", "no tier `lo`", "did you mean `low`?"),
+        (("steps:", "step:"), "policy.yaml:6:1", "unknown key `step`", "did you mean `steps`?"),
+        (("simulated/economy", "simulated/econmy"), "policy.yaml:4:9", "unknown model", "`simulated/economy`"),
+        (("[simulated/premium]", "[]"), "policy.yaml:5:9", "at least 1", ""),
+        (("version: 1", "version: 2"), "policy.yaml:1:10", "1", ""),
+        (("escalate: high", "sufficiency: 120%"), "policy.yaml:7:", "1", ""),
+        (("accept: [tool_arguments], ", ""), "policy.yaml:7:", "`escalate` without `accept`", ""),
+        (("name: test", "name: ${HOME}"), "policy.yaml:2:7", "not allowed here", "secrets only"),
+        (("name: test", "name: test\nname: twice"), "policy.yaml:3:1", "name", ""),
+    ],
+)
+def test_a_mistake_is_told_with_its_place(change: tuple[str, str], place: str, says: str, hint: str) -> None:
+    (first, *_) = problems(GOOD.replace(*change))
+    assert first.startswith(place)
+    assert says in first
+    assert hint in first
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ("budget: {keep: {synthesis: 20%}}", "`keep` is a share of"),
+        ("budget: {session: {usd: 1}, keep: {synthesis: 60%, planning: 60%}}", "more than 100%"),
+        ("budget: {pressure: [{at: 60%, ceiling: top}]}", "no tier `top`"),
+        ("rules: [{when: {node: x}}]", "the rule has no effect"),
+        ("rules: [{when: {}, floor: low}]", "always holds"),
+        ("rules: [{when: {node: x}, models: 'openai/*'}]", "matches no model"),
+        ("models: {local/x: {base_url: 'http://127.0.0.1:1/v1'}}", "in no tier"),
+        ("loops: {ladder: [stop, hint]}", "in the order"),
+        ("budget: {on_exhausted: ask}", "conclude"),
+        ("fallback: {attempts: 0}", "from 1 to 20"),
+    ],
+)
+def test_settings_that_could_not_work_are_refused(extra: str, says: str) -> None:
+    assert any(says in problem for problem in problems(GOOD + extra + "\n")), problems(GOOD + extra + "\n")
+
+
+def test_every_problem_is_told_at_once() -> None:
+    text = GOOD.replace("tier: low", "tier: lo").replace("simulated/economy", "nobody/knows") + "wheels: 4\n"
+    assert len(problems(text.replace("wheels: 4\n", ""))) == 2
+    assert "wheels" in problems(text)[0]
+
+
+def test_a_model_of_ones_own_needs_what_the_catalogue_cannot_know() -> None:
+    text = GOOD.replace("simulated/economy", "local/mine")
+    own = (
+        "models:\n  local/mine: {base_url: 'http://127.0.0.1:1/v1', context: 4096, price: {input: 0.1, output: 0.4}}\n"
+    )
+    (model,) = loaded(text + own).policy.tiers[0].models
+    assert (model.remote, model.context_tokens, model.prices[0].input_picos) == ("mine", 4096, 100_000)
+    assert "needs `base_url`" in problems(text + own.replace(", context: 4096", ""))[0]
+
+
+def test_a_secret_comes_from_the_environment_and_stays_out_of_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = "models:\n  local/mine: {base_url: 'http://x/v1', context: 4096, price: {input: 1, output: 1}, api_key: '${MINE}'}\n"
+    text = GOOD.replace("simulated/economy", "local/mine") + own
+    assert "`MINE` is not set" in problems(text)[0]
+    monkeypatch.setenv("MINE", "s3cret")
+    found = loaded(text)
+    assert found.keys == {"local/mine": "s3cret"}
+    assert "s3cret" not in repr(found.policy)
+
+
+def test_what_is_legal_but_unwise_is_a_warning() -> None:
+    upside_down = GOOD.replace("simulated/economy", "simulated/x").replace("simulated/premium", "simulated/economy")
+    warnings = [str(warning) for warning in loaded(upside_down.replace("simulated/x", "simulated/premium")).warnings]
+    assert any("cheaper than the one before it" in warning for warning in warnings)
+    assert any("nothing limits" in warning for warning in warnings)
