@@ -12,6 +12,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal, TypeVar
 
 from waywiser.core.budget import Account, Amounts, Claim, Hold, Scope, Shortfall, Standing
@@ -168,11 +169,8 @@ class RedisStore:
             return self._local.reserve(claim)
 
         found = yield from self._guarded(self._books.reserve(claim), instead)
-        if isinstance(found, Hold):
-            with self._lock:
-                self._live[found.id] = (found, claim.kind)
-                if len(self._live) > KNOWN_KEPT:
-                    self._live.popitem(last=False)
+        if isinstance(found, Hold) and self._policy == "local":
+            self._holds_now(found, claim)
         return found
 
     def _settle(self, settlement: Settlement) -> Turns[tuple[Standing, ...]]:
@@ -241,6 +239,18 @@ class RedisStore:
                 )
                 if len(self._accounts) > KNOWN_KEPT:
                     self._accounts.popitem(last=False)
+
+    def _holds_now(self, hold: Hold, claim: Claim) -> None:
+        """Remember a hold of this worker, and that the accounts it takes from now carry it."""
+        with self._lock:
+            if hold.id in self._live:
+                return
+            self._live[hold.id] = (hold, claim.kind)
+            if len(self._live) > KNOWN_KEPT:
+                self._live.popitem(last=False)
+            for scope in claim.path:
+                known = self._accounts.get(scope.key) or Account(scope.key, scope.name)
+                self._accounts[scope.key] = replace(known, held=known.held + hold.amounts)
 
     def _adopt(self, session: str | None, path: Sequence[Scope], now_s: float) -> None:
         """Let the local store begin with what was last known of a session and of the accounts of its path."""
