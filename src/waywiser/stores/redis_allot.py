@@ -106,15 +106,15 @@ class Allotments:
             return None
         return self._ask(session, scope, purse.row, want=_ahead(scope, purse.wanted) if low else NOTHING)
 
-    def heard(self, session: str, scope: Scope, reply: list[Any], now_s: float) -> Amounts:
-        """Take in an answer of `lua/allot.lua`; return what it gave."""
-        _, given, credited, newest_return, allotted, spent, granted, by_session, _ = reply
+    def heard(self, session: str, scope: Scope, reply: list[Any], now_s: float) -> tuple[Amounts, Amounts]:
+        """Take in an answer of `lua/allot.lua`; return what still lacks, for all that was wanted and for the least."""
+        lacking, least, credited, newest_return, allotted, spent, granted, by_session, _ = reply
         purse = self._purse(session, scope)
         purse.news = [orjson.loads(credited), int(newest_return)]
         purse.whole = _Whole(
             read_amounts(allotted), read_amounts(spent), read_amounts(granted), read_amounts(by_session), now_s
         )
-        return read_amounts(given)
+        return read_amounts(lacking), read_amounts(least)
 
     def news(self, session: str, scope: Scope, wanted: Amounts) -> News:
         """Return what the session's slot has to be told, and note what its calls want."""
@@ -151,15 +151,14 @@ class Allotments:
         for page in range(PAGES + 1):
             want = _ahead(scope, claim.wanted)
             (reply,) = yield [self._ask(session, scope, row, need=missing, least=least, want=want, find=find)]
-            given = self.heard(session, scope, reply, claim.now_s)
-            missing, least = _minus(missing, given), _minus(least, given)
-            if missing == NOTHING:
+            lacking, still_least = self.heard(session, scope, reply, claim.now_s)
+            if lacking == NOTHING:
                 return True
             others = reply[8]
             if not others or page == PAGES:
                 break
             find += yield from self._reclaim(claim, scope, others)
-        return False if least == NOTHING else self._shortfall(session, claim, scope, row, least)
+        return False if still_least == NOTHING else self._shortfall(session, claim, scope, row, still_least)
 
     def endow(self, scope: Scope, more: Amounts) -> Run:
         """Return the call that adds to what all sessions together may use of a scope."""
@@ -246,7 +245,3 @@ def _ahead(scope: Scope, wanted: Amounts) -> Amounts:
         limit = getattr(scope.limits, what)
         parts.append(0 if limit is None else max(int(limit) // PART_OF_LIMIT, STEPS_AHEAD * getattr(wanted, what)))
     return Amounts(*parts)
-
-
-def _minus(amounts: Amounts, given: Amounts) -> Amounts:
-    return Amounts(*[max(amount, 0) for amount in pack_amounts(amounts - given)])

@@ -6,8 +6,8 @@
 -- u credits not known to have arrived, r newest return that has arrived }.
 -- ARGV: (JSON) { session, limits, need, least, want, spent, credited, returns, ttl, find }.
 -- It takes in the returns and what was spent; then allots `need`, or as much of it as is left if that is `least`, and up to
--- `want` when there is plenty. Returns { 1 if that was possible, given[4], the session's credits (JSON), newest return,
--- allotted[4], spent[4], granted[4], the session's spent[4], and if it was less than `need` from the `find`th on
+-- `want` when there is plenty. Returns { what lacks of need[4], of least[4], the session's credits (JSON), newest return,
+-- allotted[4], spent[4], granted[4], the session's spent[4], and if it was less than `need`, from the `find`th on
 -- { a session that may have something idle, its credits (JSON), its newest return, ... } }.
 local ask = cjson.decode(ARGV[1])
 local BASE, IDLE = KEYS[1], KEYS[2]
@@ -76,6 +76,13 @@ if overspent then
   credit(over)
 end
 
+-- Credits that the session has not heard of yet (another worker may have asked for them) serve this need too.
+for _, coming in ipairs(one.u) do
+  for i = 1, 4 do
+    ask.need[i] = math.max(ask.need[i] - coming[2][i], 0)
+    ask.least[i] = math.max(ask.least[i] - coming[2][i], 0)
+  end
+end
 local enough, short, any, given = true, false, false, { 0, 0, 0, 0 }
 for i = 1, 4 do
   if ask.limits[i] then
@@ -88,8 +95,10 @@ for i = 1, 4 do
 end
 if enough and any then
   credit(given)
-else
-  given = { 0, 0, 0, 0 }
+  for i = 1, 4 do
+    ask.need[i] = math.max(ask.need[i] - given[i], 0)
+    ask.least[i] = math.max(ask.least[i] - given[i], 0)
+  end
 end
 
 local share = 0
@@ -119,6 +128,6 @@ if short or not enough then
   end
 end
 return {
-  (enough and 1 or 0), texts(given), listed(one.u), whole(one.r),
+  texts(ask.need), texts(ask.least), listed(one.u), whole(one.r),
   texts(total.A), texts(total.S), texts(total.g), texts(one.S), idle,
 }
