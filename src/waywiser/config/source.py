@@ -9,6 +9,7 @@ policy that changes its meaning with the environment can't be reviewed.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -90,13 +91,12 @@ class Source:
         Raises `ConfigError` with every problem, in the order of the file. A validator of the model that raises
         `PydanticCustomError` may put a `hint`, and under `at` a path below its field, in the error's context.
         """
-        walk = SchemaWalk(model.model_json_schema())
         problems: list[Problem] = []
-        data = self._filled(self.data, (), walk, os.environ if environment is None else environment, problems)
+        data = self._filled(self.data, (), model, os.environ if environment is None else environment, problems)
         try:
             made = model.model_validate(data)
         except ValidationError as error:
-            problems.extend(problems_of(error, self, walk))
+            problems.extend(problems_of(error, self, _walk(model)))
         else:
             if not problems:
                 return made
@@ -112,17 +112,22 @@ class Source:
         return node
 
     def _filled(
-        self, data: object, path: DataPath, walk: SchemaWalk, environment: Mapping[str, str], problems: list[Problem]
+        self,
+        data: object,
+        path: DataPath,
+        model: type[BaseModel],
+        environment: Mapping[str, str],
+        problems: list[Problem],
     ) -> object:
         """Copy the data, `${NAME}` replaced where a secret is expected, refused elsewhere."""
         if isinstance(data, Mapping):
             problems += [self.problem((*path, key), "`${…}` can't be a key", key=True) for key in data if "${" in key]
-            return {key: self._filled(value, (*path, key), walk, environment, problems) for key, value in data.items()}
+            return {key: self._filled(value, (*path, key), model, environment, problems) for key, value in data.items()}
         if isinstance(data, list):
-            return [self._filled(item, (*path, index), walk, environment, problems) for index, item in enumerate(data)]
+            return [self._filled(item, (*path, index), model, environment, problems) for index, item in enumerate(data)]
         if not isinstance(data, str) or "${" not in data:
             return data
-        if not walk.is_secret(path, self.data):
+        if not _walk(model).is_secret(path, self.data):
             hint = "environment variables are for secrets only, such as `api_key`; write the value out"
             problems.append(self.problem(path, "`${…}` is not allowed here", hint))
             return data
@@ -141,6 +146,12 @@ class Source:
         if "${" in _VARIABLE.sub("", text):
             problems.append(self.problem(path, "`${` without its `}`"))
         return _VARIABLE.sub(value, text)
+
+
+@functools.cache
+def _walk(model: type[BaseModel]) -> SchemaWalk:
+    """The schema of a model, made when it's first needed: most files are right, and it takes longer than they do."""
+    return SchemaWalk(model.model_json_schema())
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import networkx as nx
 
 from waywiser.core.shape import START, EdgeShape, GraphShape, NodePath
-from waywiser.core.topology import digraph, knots, supersteps
+from waywiser.core.topology import digraph, handed_down, knots, supersteps
 
 Amount = int | None  # None: without bound
 Weights = Mapping[str, Amount]
@@ -40,7 +40,7 @@ class WorstCase:
 
 
 def worst_case(shape: GraphShape, recursion: int | None = None) -> WorstCase:
-    """Bound the calls of one run. `recursion` is the limit in supersteps of the graph and of each subgraph in it."""
+    """Bound the calls of one run. `recursion` is the limit in supersteps that the run sets (None: it sets none)."""
     nodes: dict[NodePath, Amount] = {}
     total = _bounded(shape, (), 1, recursion, nodes)
     unknown = tuple(path for path, node, _ in shape.walk() if node.calls is None and nodes.get(path, 0) is None)
@@ -59,7 +59,9 @@ def _bounded(
         nodes[path] = _times(_times(node.calls, visits), runs)
         weights[node.name] = node.calls
         if node.inner is not None:
-            weights[node.name] = _plus(node.calls, _bounded(node.inner, path, _times(visits, runs), recursion, nodes))
+            weights[node.name] = _plus(
+                node.calls, _bounded(node.inner, path, _times(visits, runs), handed_down(shape, recursion), nodes)
+            )
     return graph.most(weights, deep=True)
 
 

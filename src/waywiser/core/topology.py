@@ -16,6 +16,7 @@ from waywiser.core.shape import DEFAULT_RECURSION, END, START, GraphShape, NodeP
 
 Role: TypeAlias = Literal["tools", "tool_loop", "cycle", "final", "entry", "fan_out", "join"]
 PRECEDENCE: tuple[Role, ...] = ("tools", "tool_loop", "final", "cycle", "fan_out", "join", "entry")
+_DEFAULTS = {DEFAULT_RECURSION: "LangGraph's default", 9_999: "the default of `create_agent`"}
 BoundBy: TypeAlias = Literal["limits", "recursion"]
 
 
@@ -25,7 +26,7 @@ class Cycle:
 
     `bound_by` says what ends it: `limits` where every way around passes one of the `limits`, sentences about nodes of
     limited visits and edges of limited rounds; else the `recursion` limit, counted in supersteps. `only_default` is
-    true when nobody set that one.
+    true when that one is a default, which nobody has chosen for this graph.
     """
 
     nodes: tuple[NodePath, ...]
@@ -40,7 +41,7 @@ class Cycle:
         names = ", ".join("/".join(node) for node in self.nodes)
         if self.bound_by == "limits":
             return f"cycle {names}: {', '.join(self.limits)}"
-        default = ", LangGraph's default" if self.only_default else ""
+        default = f", {_DEFAULTS[self.recursion]}" if self.only_default else ""
         return f"cycle {names}: only the recursion limit of {self.recursion} supersteps ends it{default}"
 
 
@@ -87,6 +88,11 @@ def knots(graph: nx.DiGraph[str]) -> list[set[str]]:
 def has_tools(shape: GraphShape) -> bool:
     """Whether any node of the graph, or of a subgraph of it, executes tool calls."""
     return any(node.runs_tools for _, node, _ in shape.walk())
+
+
+def handed_down(shape: GraphShape, recursion: int | None) -> int | None:
+    """Return the limit that a graph hands down to its subgraphs: one that was set goes before their own."""
+    return shape.recursion if recursion is None else recursion
 
 
 def _add_roles(
@@ -140,12 +146,12 @@ def _cycles(shape: GraphShape, above: NodePath, recursion: int | None) -> list[C
                 bound_by="limits" if bounded else "recursion",
                 limits=tuple(_limits(shape, knot, above)),
                 recursion=supersteps(shape, recursion),
-                only_default=recursion is None and shape.recursion is None and not bounded,
+                only_default=supersteps(shape, recursion) in _DEFAULTS and not bounded,
             )
         )
     for node in shape.nodes:
         if node.inner is not None:
-            found.extend(_cycles(node.inner, (*above, node.name), recursion))
+            found.extend(_cycles(node.inner, (*above, node.name), handed_down(shape, recursion)))
     return found
 
 

@@ -2,9 +2,9 @@
 
 Graphs made from workflow files say all of it: how many calls a node makes, how often it can run, which ways exclude
 each other. Of other graphs this much is seen: nodes, edges, subgraphs, tool nodes, and branches that use `Send`. There,
-a node that runs code of its own is taken to call a model, and each subgraph it holds, once in a visit; node metadata
-(`waywiser_calls`, `waywiser_visits`, `waywiser_kind`) says it better. Ways out of a branch are taken not to exclude
-each other, unless the branch's return type is a `Literal`.
+a node that runs code of its own is taken to run the subgraph it holds, or to call a model, once in a visit; its
+metadata (`waywiser_calls`, `waywiser_visits`, `waywiser_kind`) says it better. Ways out of a branch are taken not to
+exclude each other, unless the branch's return type is a `Literal`.
 """
 
 from __future__ import annotations
@@ -55,8 +55,7 @@ def _node(
 ) -> NodeShape:
     told = metadata or {}
     runs_tools = isinstance(data, ToolNode)
-    itself_a_graph = isinstance(data, Pregel)
-    calls = told.get(CALLS, 0 if runs_tools or itself_a_graph else 1)
+    calls = told.get(CALLS, 0 if runs_tools or inner is not None else 1)
     return NodeShape(
         name,
         calls=calls,
