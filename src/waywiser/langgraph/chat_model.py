@@ -11,8 +11,7 @@ from operator import itemgetter
 from typing import Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import LanguageModelInput
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
@@ -244,7 +243,7 @@ class RoutedChatModel(BaseChatModel):
 
 def _metadata(receipt: Receipt, remote: str) -> dict[str, Any]:
     return {
-        "model_name": remote or receipt.model,
+        "model_name": receipt.model if receipt.simulated else remote or receipt.model,  # simulated: say so everywhere
         "model_provider": receipt.model.partition("/")[0],
         MODEL_KEY: receipt.model,
         "waywiser": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 from weakref import ref
 
@@ -30,7 +31,8 @@ MODEL_KEY = "waywiser_model"
 """Where in `response_metadata` we stamp the catalogue's name of the model that wrote a message."""
 
 _CACHE_ENTRIES = 8192
-_seen: dict[int, tuple[ref[BaseMessage], object, int, Message]] = {}
+_NO_CALLS: list[LangChainToolCall] = []
+_seen: dict[int, tuple[ref[BaseMessage], object, list[LangChainToolCall], Message]] = {}
 
 
 def to_core(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
@@ -41,10 +43,13 @@ def to_core(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
 
 
 def _remembered(message: BaseMessage, index: int) -> Message:
-    """Convert one message, unless the same object was converted before and has the same content and tool calls."""
+    """Convert one message, unless the same object was converted before and has the same content and tool calls.
+
+    Tool calls are compared by value with a copy: whoever approves a call may have edited it in place.
+    """
     key = id(message)
     content = message.content
-    calls = len(message.tool_calls) if isinstance(message, AIMessage) else 0
+    calls = message.tool_calls if isinstance(message, AIMessage) else _NO_CALLS
     known = _seen.get(key)
     if known is not None and known[0]() is message and known[1] is content and known[2] == calls:
         return known[3]
@@ -52,7 +57,7 @@ def _remembered(message: BaseMessage, index: int) -> Message:
     if isinstance(content, str):
         if len(_seen) >= _CACHE_ENTRIES:
             _seen.clear()
-        _seen[key] = (ref(message), content, calls, converted)
+        _seen[key] = (ref(message), content, deepcopy(calls) if calls else _NO_CALLS, converted)
     return converted
 
 
