@@ -52,7 +52,8 @@ def task(rows: Sequence[Example], truth: Indices, logits: Doubles) -> str:
         "\n## Task\n",
         (
             f"{len(rows)} rows. Macro-F1 **{np.mean(scores):.3f}** over all labelled sources together; accuracy "
-            f"{right.mean():.3f}; code against the rest: accuracy **{((guess == code) == (truth == code)).mean():.4f}**, "
+            f"{right.mean():.3f}; code against the rest: accuracy "
+            f"**{((guess == code) == (truth == code)).mean():.4f}**, "
             f"F1 {scores[code]:.3f}; calibration error {calibration_error(chances.max(axis=1), right):.3f}. "
             f"Without Dolly macro-F1 is **{np.mean(rest):.3f}**: Dolly's writers called many plain questions about a "
             "passage a summary or an extraction, and no wording tells which.\n"
@@ -135,8 +136,8 @@ def risk(lines: Sequence[str], transfers: Sequence[tuple[str, str, float, float]
     )
     return (
         "\n## Risk\n\nFalse alarms are counted on prompts of other domains. The threshold that ships allows 1.5%.\n\n"
-        "| risk | rows | recall at 2% false alarms | recall as shipped | false alarms | precision | recall at 2% by source |"
-        "\n"
+        "| risk | rows | recall at 2% false alarms | recall as shipped | false alarms | precision "
+        "| recall at 2% by source |\n"
         "|---|---|---|---|---|---|---|\n" + "".join(lines) + "\nA source left out whole, threshold from the others:\n\n"
         "| left out | risk | recall at 2% false alarms elsewhere | false alarms in it |\n|---|---|---|---|\n" + table
     )

@@ -17,10 +17,13 @@ from waywiser.classifier.steps import StepHeads
 from waywiser.classifier.text import HEAD, TAIL, PromptView
 from waywiser.core.calls import Tool
 from waywiser.core.classification import Classification, Judged
-from waywiser.core.messages import Message
+from waywiser.core.messages import Message, Role
 
 WEIGHTS = Path(__file__).parent / "weights"
 REMEMBERED = 4096
+NO_TOOLS = 0.98
+"""How sure it is that a first request without tools is answered in text: there is nothing to call."""
+_ASKING = frozenset((Role.USER, Role.SYSTEM))
 
 
 class LocalClassifier:
@@ -40,7 +43,10 @@ class LocalClassifier:
         """Classify the coming call of this history for a ladder of `rungs` tiers, cheapest first."""
         prompt, language = self._judged(asked(messages))
         sufficiency, why_enough = self._steps.sufficiency(messages, tools, rungs, prompt.difficulties)
-        kind, why_kind = self._steps.kind(messages, tools)
+        if not tools and all(message.role in _ASKING for message in messages):
+            kind, why_kind = Judged("synthesis", NO_TOOLS), ("no tools offered",)
+        else:
+            kind, why_kind = self._steps.kind(messages, tools)
         return Classification(
             task=prompt.task,
             difficulty=prompt.difficulty,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from waywiser.classifier.text import Floats, Keys, PromptView, term_keys
+from waywiser.classifier.text import BEGINNINGS, Floats, Keys, PromptView, term_keys
 
 _MOST = 64  # concepts are bits of one 64-bit mask a term
 
@@ -60,6 +60,10 @@ class Concepts:
     def word_of(self, view: PromptView, concept: str) -> int:
         """Return the index of the first word of the text that is a term of a concept, or -1."""
         bit = np.uint64(1 << self.names.index(concept))
-        place = np.minimum(np.searchsorted(self.keys, view.word_keys), self.keys.size - 1)
-        hits = np.flatnonzero((self.keys[place] == view.word_keys) & ((self.masks[place] & bit) != 0))
-        return int(hits[0]) if hits.size else -1
+        found = [view.spans[0].size]
+        everything = np.arange(view.spans[0].size)
+        for words, keys in ((everything, view.word_keys), *map(view.beginnings, BEGINNINGS)):
+            place = np.minimum(np.searchsorted(self.keys, keys), self.keys.size - 1)
+            hits = np.flatnonzero((self.keys[place] == keys) & ((self.masks[place] & bit) != 0))
+            found += words[hits[:1]].tolist()
+        return min(found) if len(found) > 1 else -1

@@ -169,10 +169,13 @@ def calibrate_softmax(margins: Doubles, truth: Indices) -> tuple[Doubles, Double
 
 
 def calibrate_sigmoid(margins: Doubles, truth: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """Return (slope, offset) that make sigmoid(slope * margin + offset) a probability (Platt's method)."""
+    """Return (slope, offset) that make sigmoid(slope * margin + offset) a probability (Platt's method).
+
+    Both answers weigh the same: how many rows of each were written says nothing about how often they are asked.
+    """
     from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]  # noqa: PLC0415 - as above
 
-    fitted = LogisticRegression(C=10.0).fit(margins[:, None], truth)
+    fitted = LogisticRegression(C=10.0, class_weight="balanced").fit(margins[:, None], truth)
     return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
 
 

@@ -33,8 +33,8 @@ class LinearHeads:
     """Scores of many labels at once: `features @ weights + shape @ shape_weights + …`, a logit a column.
 
     Shapes: `weights` (BUCKETS, columns) int8, `scale` (columns,), `shape_weights` (len(SHAPE), columns),
-    `concept_weights` (concepts, columns), `bias` (columns,). `slope` and `offset` (columns,) calibrate: a probability is
-    squash(slope * logit + offset).
+    `concept_weights` (concepts, columns), `bias` (columns,). `slope` and `offset` (columns,) calibrate: a probability
+    is squash(slope * logit + offset).
     """
 
     columns: tuple[str, ...]
@@ -123,7 +123,9 @@ def save(path: Path, arrays: Arrays) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name in sorted({*arrays, "format"}):
             array = np.array(FORMAT) if name == "format" else np.ascontiguousarray(arrays[name])
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+            entry = zipfile.ZipInfo(f"{name}.npy")
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 

@@ -23,7 +23,7 @@ LANGUAGES = (
 )  # fmt: skip
 UNSURE = "unsure"
 LEAST_CONFIDENCE = 0.12
-_READ = 400
+_READ = 240
 # First and last letter of scripts, and the languages that write them: one of the set alone needs no model.
 _SCRIPTS = (
     ("Ͱ", "Ͽ", ("el",)),

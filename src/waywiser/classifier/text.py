@@ -171,6 +171,12 @@ class PromptView:
         """Key of each word, in the order of the text, repeats included."""
         return _keys(self._hash(*self.spans), WORD)
 
+    def beginnings(self, size: int) -> tuple[Ints, Keys]:
+        """Return which words are longer than `size` characters, and the keys of their beginnings."""
+        starts, ends = self.spans
+        longer = np.flatnonzero(ends - starts > size)
+        return longer, _keys(self._hash(starts[longer], starts[longer] + size), BEGINNING)
+
     @cached_property
     def keys(self) -> Keys:
         """Keys of words, word pairs, word beginnings, dense characters and their pairs; repeats included."""
@@ -180,11 +186,7 @@ class PromptView:
         parts = [self.word_keys]
         if starts.size > 1:
             parts.append(_keys(hashes[:-1] * _PAIR + hashes[1:], PAIR))
-        lengths = ends - starts
-        for size in BEGINNINGS:
-            longer = starts[lengths > size]
-            if longer.size:
-                parts.append(_keys(self._hash(longer, longer + size), BEGINNING))
+        parts += [self.beginnings(size)[1] for size in BEGINNINGS]
         dense = np.flatnonzero(classes == DENSE)
         for size in (1, 2):
             runs = dense[: dense.size - size + 1]
@@ -256,8 +258,8 @@ class PromptView:
 def term_keys(term: str) -> tuple[int, ...]:
     """Return the keys a term has wherever a text contains it.
 
-    A term is a word, two words, the last three of several, words that begin so (`contra*`, read to 6 or 4 characters; the
-    beginning alone counts too), or a run of up to 4 characters of a script without spaces.
+    A term is a word, two words, the last three of several, words that begin so (`contra*`, read to 6 or 4
+    characters; the beginning alone counts too), or a run of up to 4 characters of a script without spaces.
     """
     stem = term.rstrip("*")
     view = PromptView(stem)

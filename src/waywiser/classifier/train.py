@@ -22,6 +22,7 @@ from waywiser.classifier.fit import (
     Doubles,
     Indices,
     Margins,
+    Sparse,
     bulk,
     calibrate_sigmoid,
     calibrate_softmax,
@@ -42,7 +43,7 @@ Truth: TypeAlias = npt.NDArray[np.bool_]
 Say: TypeAlias = Callable[[str], None]
 
 # Rows of a source beyond this many say nothing new; they would only drown the others.
-_AT_MOST = {"banking77": 1200, "dolly": 9000, "mmlu": 120, "clinc": 500}
+_AT_MOST = {"banking77": 1200, "dolly": 6000, "mmlu": 120, "clinc": 500}
 # What kind of work a source is, for the difficulty of prompts unlike those anybody graded. Weighs little.
 _WEAK_DIFFICULTY = {
     "clinc:small_talk": "simple",
@@ -83,12 +84,17 @@ def train(data: Path, out: Path, seed: int = 0, say: Say = lambda _: None) -> st
     none of the known sets.
     """
     say("reading the labelled sets")
-    examples = _sampled([*read(data, seed), *written(seed)], seed)
+    examples = sampled([*read(data, seed), *written(seed)], seed)
     missing = [head for head, labelled in _NEEDED.items() if sum(map(labelled, examples)) < 50 * FOLDS]
     if missing:
         raise ConfigError(Problem(Place(str(data)), f"too few labelled rows for {', '.join(missing)}"))
     parts = []
-    for name, head in (("task", _task), ("difficulty", _difficulty), ("risk", _risk), ("time-sensitive", _timely)):
+    for name, head in (
+        ("task", fit_task),
+        ("difficulty", fit_difficulty),
+        ("risk", fit_risk),
+        ("time-sensitive", fit_timely),
+    ):
         say(f"fitting {name}")
         parts.append(head(examples, seed))
     out.mkdir(parents=True, exist_ok=True)
@@ -129,7 +135,7 @@ def _heads(parts: Sequence[Part]) -> LinearHeads:
     )
 
 
-def _sampled(examples: Sequence[Example], seed: int) -> list[Example]:
+def sampled(examples: Sequence[Example], seed: int) -> list[Example]:
     """Keep at most `_AT_MOST` rows of a source, drawn with `seed`, in their order."""
     chance = np.random.default_rng(seed)
     by_source: dict[str, list[int]] = {}
@@ -149,7 +155,7 @@ def _one_hot(indices: Indices, count: int) -> Truth:
     return np.asarray(np.eye(count, dtype=bool)[indices])
 
 
-def _task(examples: Sequence[Example], seed: int) -> Part:
+def fit_task(examples: Sequence[Example], seed: int) -> Part:
     """Fit the task head on every row whose source settles its task."""
     rows = [row for row in examples if row.task]
     features = bulk(rows)
@@ -171,7 +177,7 @@ def _weak(row: Example) -> str:
     return _WEAK_DIFFICULTY.get(row.source, _WEAK_TASKS.get(row.task, "") if row.source == "dolly" else "")
 
 
-def _difficulty(examples: Sequence[Example], seed: int) -> Part:
+def fit_difficulty(examples: Sequence[Example], seed: int) -> Part:
     """Fit difficulty on graded prompts, and lightly on sources whose kind of work is known; measure on graded ones."""
     graded = [row for row in examples if row.difficulty]
     taken: dict[str, int] = {}
@@ -215,12 +221,13 @@ def _left_out_languages(
     return found
 
 
-def _risk(examples: Sequence[Example], seed: int) -> Part:
+def fit_risk(examples: Sequence[Example], seed: int) -> Part:
     """Fit one yes-or-no head a risk. A row says no to every risk its source surely does not have."""
     rows = [row for row in examples if row.risk is not None or not speaks_of(row.text, RISKS)]
     features = bulk(rows)
     truth = np.array([[risk in (row.risk or ()) for risk in RISKS] for row in rows])
-    margins = crossed(features.matrix, truth, features.folds(seed), 0.5, seed)
+    matrix = features.matrix
+    margins = crossed(matrix, truth, features.folds(seed), 0.5, seed)
     known = np.array([row.risk is not None for row in rows])
     slopes, offsets, lines = [], [], []
     for column, risk in enumerate(RISKS):
@@ -231,10 +238,10 @@ def _risk(examples: Sequence[Example], seed: int) -> Part:
         slopes.append(slope)
         offsets.append(-slope * threshold)
         lines.append(card.risk_line(risk, rows, truth[:, column], margins[:, column], threshold))
-    transfers = _left_out_risk_sources(features, rows, truth, seed)
+    transfers = _left_out_risk_sources(matrix, rows, truth, seed)
     return Part(
         tuple(f"risk:{risk}" for risk in RISKS),
-        fit(features.matrix, truth, 0.5, seed),
+        fit(matrix, truth, 0.5, seed),
         np.array(slopes),
         np.array(offsets),
         card.risk(lines, transfers),
@@ -242,7 +249,7 @@ def _risk(examples: Sequence[Example], seed: int) -> Part:
 
 
 def _left_out_risk_sources(
-    features: Bulk, rows: Sequence[Example], truth: Truth, seed: int
+    matrix: Sparse, rows: Sequence[Example], truth: Truth, seed: int
 ) -> list[tuple[str, str, float, float]]:
     """Leave one source of a risk out whole: (source, risk, recall at 2% false alarms, false alarms of its own)."""
     sources = np.array([row.source.split(":")[0] for row in rows])
@@ -250,13 +257,13 @@ def _left_out_risk_sources(
     found = []
     for source in ("medquad", "banking77", "clinc", "mmlu", "written"):
         inside = sources != source
-        fitted = fit(features.matrix[inside], truth[inside], 0.5, seed)
-        margins = fitted(features.matrix[~inside])
+        fitted = fit(matrix[inside], truth[inside], 0.5, seed)
+        margins = fitted(matrix[~inside])
         for column, risk in enumerate(RISKS):
             yes = truth[~inside, column]
             if yes.sum() < 20 or truth[inside, column].sum() < 20:
                 continue
-            outside = fitted(features.matrix[inside & sure & ~truth[:, column]])[:, column]
+            outside = fitted(matrix[inside & sure & ~truth[:, column]])[:, column]
             threshold = np.quantile(outside, 0.98)
             no = sure[~inside] & ~yes
             alarms = float((margins[no, column] > threshold).mean()) if no.any() else float("nan")
@@ -264,9 +271,9 @@ def _left_out_risk_sources(
     return found
 
 
-def _timely(examples: Sequence[Example], seed: int) -> Part:
-    """Fit time-sensitivity on written prompts, and lightly on commands that ask for the weather, the traffic, …"""
-    rows = [row for row in examples if row.timely is not None]
+def fit_timely(examples: Sequence[Example], seed: int) -> Part:
+    """Fit time-sensitivity on written prompts, and lightly on other rows: code, sums and facts need nothing new."""
+    rows = [row for row in examples if row.timely is not None or row.source in _TIMELESS]
     features = bulk(rows)
     truth = np.array([[bool(row.timely)] for row in rows])
     own = np.array([row.source == "written:time" for row in rows])
@@ -280,3 +287,8 @@ def _timely(examples: Sequence[Example], seed: int) -> Part:
         np.array([offset]),
         card.timely(rows, truth[:, 0], margins[:, 0] * slope + offset),
     )
+
+
+_TIMELESS = frozenset(
+    ("uncommonroute", "llmrouter:mbpp", "llmrouter:math", "llmrouter:arc_challenge", "llmrouter:openbook_qa")
+)

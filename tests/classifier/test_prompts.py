@@ -1,0 +1,189 @@
+"""The shipped heads on plain prompts of many languages, and what the classifier remembers."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from waywiser.classifier.classifier import REMEMBERED, WEIGHTS, LocalClassifier
+from waywiser.classifier.prompts import asked
+from waywiser.core.classification import Classification
+from waywiser.core.messages import Message, Role, ToolCall, assistant, system, tool_result, user
+from waywiser.errors import ConfigError
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def classifier() -> LocalClassifier:
+    return LocalClassifier()
+
+
+def judged(classifier: LocalClassifier, text: str) -> Classification:
+    return classifier.classify((user(text),), (), 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "task"),
+    [
+        ("Hi there, how are you doing?", "chat"),
+        ("What is the capital of Mongolia?", "question"),
+        ("Prove by induction that every tree with n nodes has n - 1 edges.", "reasoning"),
+        ("A train covers 240 km in 3 hours. Anna has 12 apples and eats 5. How many kilometres per hour?", "maths"),
+        ("Write a Python function that removes duplicates from a list.", "code"),
+        ("def add(a, b):\n    return a - b\n\nWhy does this return the wrong result?", "code"),
+        ("Extract all e-mail addresses from this text", "extraction"),
+        ("Classify each of these animals as mammal or bird: dog, eagle, whale, sparrow", "classification"),
+        ("Translate 'good evening' into Portuguese", "translation"),
+        ("Write a short poem about the sea in winter", "creative"),
+        ("book me a table for two at seven tonight", "tool_use"),
+        ("写一个 Python 函数，删除列表中的重复元素", "code"),
+        ("Schreibe eine Python-Funktion, die eine Liste sortiert", "code"),
+        ("Докажи, что корень из трёх иррационален", "reasoning"),
+        ("Traduis « bonne nuit » en allemand", "translation"),
+    ],
+)
+def test_the_task_of_plain_prompts(classifier: LocalClassifier, text: str, task: str) -> None:
+    assert judged(classifier, text).task.label == task
+
+
+@pytest.mark.parametrize(
+    ("text", "difficulty"),
+    [
+        ("What is a mutex?", "simple"),
+        ("Was ist ein Mutex?", "simple"),
+        ("什么是互斥锁？", "simple"),
+        ("Explain the difference between a process and a thread", "medium"),
+        ("Explica la diferencia entre un proceso y un hilo", "medium"),
+        (
+            "Design a multi-region payment platform with ledgers, retries, fraud checks, audit trails and failover",
+            "complex",
+        ),
+        (
+            "複数リージョンの決済プラットフォームを設計してください。台帳、不正検知、監査、フェイルオーバーを含めてください。",
+            "complex",
+        ),
+        ("Prove that the halting problem is undecidable. Show every step.", "reasoning"),
+        ("Демонстрация не нужна: докажи теорему Кантора о мощности множества всех подмножеств.", "reasoning"),
+    ],
+)
+def test_the_difficulty_of_plain_prompts(classifier: LocalClassifier, text: str, difficulty: str) -> None:
+    found = judged(classifier, text).difficulty
+    assert found.label == difficulty
+    assert 0 < found.confidence <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "risk"),
+    [
+        ("Can I take ibuprofen together with my blood pressure medication?", "medical"),
+        ("¿Qué dosis de paracetamol puede tomar un niño con fiebre?", "medical"),
+        ("My landlord wants to evict me without notice, can I sue him in court?", "legal"),
+        ("Should I move my retirement savings from bonds into stocks?", "financial"),
+        ("I can't go on any more, I want to kill myself", "self_harm"),
+        ("我不想活了，想自杀", "self_harm"),
+        ("This memo is strictly confidential, do not share it: summarize the merger plan", "confidential"),
+        ("Use this key: AKIAIOSFODNN7ABCDEFG", "confidential"),
+    ],
+)
+def test_risks_are_found_and_named(classifier: LocalClassifier, text: str, risk: str) -> None:
+    found = judged(classifier, text)
+    assert risk in [judged.label for judged in found.risk]
+    assert any(risk in reason or "secret" in reason for reason in found.why)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "How do I reverse a linked list in Go?",
+        "Tell me a joke about penguins",
+        "Wie backe ich ein Sauerteigbrot?",
+        "光合作用是怎么进行的？",
+        "turn on the lights in the kitchen",
+    ],
+)
+def test_no_risk_where_there_is_none(classifier: LocalClassifier, text: str) -> None:
+    assert judged(classifier, text).risk == ()
+
+
+def test_time_sensitivity_on_the_written_questions(classifier: LocalClassifier) -> None:
+    with (BENCHMARKS / "data" / "time_sensitive.jsonl").open(encoding="utf-8") as lines:
+        table = [json.loads(line) for line in lines]
+    assert len(table) == 400
+    said = [judged(classifier, row["text"]).time_sensitive > 0.5 for row in table]
+    both = sum(one and row["time_sensitive"] for one, row in zip(said, table, strict=True))
+    assert 2 * both / (sum(said) + sum(row["time_sensitive"] for row in table)) >= 0.85
+
+
+def test_the_written_questions_are_not_in_the_training_set() -> None:
+    lexicon = pytest.importorskip("waywiser.classifier.lexicon")
+    with (BENCHMARKS / "data" / "time_sensitive.jsonl").open(encoding="utf-8") as lines:
+        asked_here = {json.loads(line)["text"].strip() for line in lines}
+    assert not asked_here & {example.text.strip() for example in lexicon.written(0)}
+
+
+def test_the_newest_request_is_what_is_classified(classifier: LocalClassifier) -> None:
+    history = (
+        system("You are a helpful bank clerk."),
+        user("Prove that there are infinitely many primes."),
+        assistant("Done."),
+        user("Now translate 'thank you very much' into French, please."),
+        assistant("", [ToolCall("c1", "dictionary", "{}")]),
+        tool_result("c1", "merci"),
+    )
+    assert classifier.classify(history, (), 3).task.label == "translation"
+
+
+def test_a_mere_yes_is_read_with_what_it_answers() -> None:
+    turns = (user("Translate the contract into German"), assistant("Shall I?"), user("yes"))
+    assert [turn.text for turn in asked(turns)] == ["Translate the contract into German", "yes"]
+    assert asked(()) == ()
+    lone = assistant("hello")
+    assert asked((lone,)) == (lone,)
+
+
+def test_a_ladder_of_any_length_never_falls(classifier: LocalClassifier) -> None:
+    for rungs in (1, 2, 3, 5, 9):
+        found = classifier.classify((user("Design a distributed database and prove its consistency"),), (), rungs)
+        assert len(found.sufficiency) == rungs
+        assert list(found.sufficiency) == sorted(found.sufficiency)
+
+
+def test_what_was_seen_is_remembered_and_forgotten_in_bounds(classifier: LocalClassifier) -> None:
+    fresh = LocalClassifier()
+    first = judged(fresh, "What is a heap?")
+    for number in range(REMEMBERED + 10):
+        fresh._seen[(b"%d" % number,)] = fresh._seen[next(iter(fresh._seen))]
+    assert judged(fresh, "What is a stack?").task.label == "question"
+    assert len(fresh._seen) <= REMEMBERED + 11
+    assert judged(fresh, "What is a heap?") == first
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "x" * 5_000_000, "\ud800\udfff" * 50, "שלום мир 你好 " * 500, "QUJD" * 50_000, "\x00" * 100]
+)
+def test_odd_input_gets_an_answer_in_bounded_time(classifier: LocalClassifier, text: str) -> None:
+    judged(classifier, "warm")
+    begin = time.perf_counter()
+    found = judged(classifier, text)
+    assert time.perf_counter() - begin < 2
+    assert found.task.confidence > 0
+
+
+def test_odd_histories_get_an_answer(classifier: LocalClassifier) -> None:
+    for history in ((), (system("only a system prompt"),), (Message(Role.TOOL),), (Message(Role.USER),)):
+        assert classifier.classify(history, (), 3).task.label
+
+
+def test_weights_that_are_missing_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"prompts\.npz"):
+        LocalClassifier(tmp_path)
+
+
+def test_the_weights_are_small_and_have_a_card() -> None:
+    assert sum(path.stat().st_size for path in WEIGHTS.glob("*.npz")) < 5_000_000
+    card = (WEIGHTS / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert all(head in card for head in ("## Task", "## Difficulty", "## Risk", "## Time-sensitive", "cost-weighted"))
