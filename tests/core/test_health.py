@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+
+from waywiser.core.calls import FailureKind
+from waywiser.core.health import COOL_DOWN_MAX_S, COOL_DOWN_S, TRIP_AFTER, Circuit, Health, admit, failed, succeeded
+
+NOW_S = 1_800_000_000.0
+
+
+def broken(times: int = TRIP_AFTER, health: Health | None = None) -> Health:
+    health = health or Health()
+    for _ in range(times):
+        health = failed(health, FailureKind.OVERLOADED, NOW_S)
+    return health
+
+
+def test_it_opens_after_failures_in_a_row_and_within_five() -> None:
+    assert TRIP_AFTER <= 5
+    assert broken(TRIP_AFTER - 1).circuit(NOW_S) is Circuit.CLOSED
+    assert broken().circuit(NOW_S) is Circuit.OPEN
+    assert admit(broken(), NOW_S) is None
+
+
+def test_one_probe_passes_and_a_good_one_closes_the_circuit() -> None:
+    later = NOW_S + COOL_DOWN_S
+    assert broken().circuit(later) is Circuit.HALF_OPEN
+    probing = admit(broken(), later)
+    assert probing is not None
+    assert admit(probing, later + 1) is None
+    healed = succeeded(probing, 0.5)
+    assert healed.circuit(later + 1) is Circuit.CLOSED
+    assert admit(healed, later + 1) is healed
+
+
+def test_a_probe_that_was_lost_is_given_out_again() -> None:
+    probing = admit(broken(), NOW_S + COOL_DOWN_S)
+    assert probing is not None
+    assert admit(probing, NOW_S + COOL_DOWN_S + 30.0) is not None
+
+
+def test_a_failed_probe_doubles_the_cool_down_up_to_its_limit() -> None:
+    health, now = broken(), NOW_S
+    waits = []
+    for _ in range(8):
+        now = health.open_until_s
+        probing = admit(health, now)
+        assert probing is not None
+        health = failed(probing, FailureKind.TIMEOUT, now)
+        waits.append(health.open_until_s - now)
+    assert waits[:3] == [2 * COOL_DOWN_S, 4 * COOL_DOWN_S, 8 * COOL_DOWN_S]
+    assert max(waits) == COOL_DOWN_MAX_S
+
+
+def test_many_calls_that_fail_together_open_it_once() -> None:
+    together = broken(16)
+    assert together.open_until_s == NOW_S + COOL_DOWN_S
+    assert together.cool_down_s == COOL_DOWN_S
+
+
+@pytest.mark.parametrize("kind", [FailureKind.INVALID_REQUEST, FailureKind.REFUSED, FailureKind.NOT_ACCEPTED])
+def test_what_blames_the_request_leaves_the_circuit_alone(kind: FailureKind) -> None:
+    health = Health()
+    for _ in range(50):
+        health = failed(health, kind, NOW_S)
+    assert health == Health()
+
+
+def test_retry_after_holds_the_circuit_open() -> None:
+    health = failed(broken(TRIP_AFTER - 1), FailureKind.RATE_LIMITED, NOW_S, retry_after_s=20.0)
+    assert health.circuit(NOW_S + 19) is Circuit.OPEN
+
+
+def test_latency_and_error_rate_follow_the_newest() -> None:
+    health = succeeded(Health(), 1.0)
+    for _ in range(40):
+        health = succeeded(health, 3.0)
+    assert health.latency_s == pytest.approx(3.0, abs=0.01)
+    worse = failed(health, FailureKind.TIMEOUT, NOW_S)
+    assert 0 < worse.error_rate < 1
+    assert succeeded(worse, 1.0).error_rate < worse.error_rate
