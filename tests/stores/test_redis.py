@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 
 import pytest
 import redis
@@ -15,19 +14,9 @@ from waywiser.core.budget import Amounts, Hold, Limits, Scope, Shortfall
 from waywiser.errors import ConfigError, StoreError
 from waywiser.stores.redis import RedisStore
 from waywiser.testing.ledger import CALL, NOW_S, a_receipt, claim, session_scope, settlement, step_record
+from waywiser.testing.redis_server import RedisServer
 
 TENANT = Scope("tenant/acme/2027-01-15", "tenant", Limits(nanos=100_000, llm_calls=1000))
-
-
-class Server(Protocol):
-    """What the fixtures in conftest.py hand out."""
-
-    url: str
-    port: int
-
-    def start(self) -> None: ...
-
-    def kill(self) -> None: ...
 
 
 def run_step(store: RedisStore, number: int, session: str = "s1", nanos: int = 900) -> None:
@@ -41,7 +30,7 @@ def run_step(store: RedisStore, number: int, session: str = "s1", nanos: int = 9
     store.settle(settlement(hold, *path, used=used, at_s=number, session=session, step=step, receipt=receipt))
 
 
-def test_scripts_touch_one_slot_each(start_redis: Callable[..., Server]) -> None:
+def test_scripts_touch_one_slot_each(start_redis: Callable[..., RedisServer]) -> None:
     # A cluster of one node checks slots as a large one does.
     server = start_redis("--cluster-enabled", "yes")
     client = redis.Redis(port=server.port)
@@ -150,7 +139,7 @@ def test_a_dead_workers_hold_comes_back_and_its_allotment_too(redis_url: str) ->
     alive.close()
 
 
-def test_closed_refuses_and_charges_later(start_redis: Callable[..., Server]) -> None:
+def test_closed_refuses_and_charges_later(start_redis: Callable[..., RedisServer]) -> None:
     server = start_redis()
     store = RedisStore(server.url)
     path = (session_scope(Limits(nanos=5000)),)
@@ -172,7 +161,7 @@ def test_closed_refuses_and_charges_later(start_redis: Callable[..., Server]) ->
     store.close()
 
 
-def test_local_goes_on_and_reconciles(start_redis: Callable[..., Server]) -> None:
+def test_local_goes_on_and_reconciles(start_redis: Callable[..., RedisServer]) -> None:
     server = start_redis()
     store = RedisStore(server.url, away="local")
     path = (session_scope(Limits(nanos=5000)),)
@@ -201,7 +190,7 @@ def test_local_goes_on_and_reconciles(start_redis: Callable[..., Server]) -> Non
     store.close()
 
 
-def test_a_restart_between_calls_is_not_noticed(start_redis: Callable[..., Server]) -> None:
+def test_a_restart_between_calls_is_not_noticed(start_redis: Callable[..., RedisServer]) -> None:
     server = start_redis()
     store = RedisStore(server.url)
     for number in range(6):
