@@ -16,7 +16,7 @@ from waywiser.classifier.step_features import Progress
 STEP_SIZES: Final = (0.2, 0.3, 0.3)
 """For the session as a whole, for turns against results, for the tool just used."""
 TRUST: Final = 0.8
-"""How much of what agents in general do is believed of one not met before: their differences make the trees too sure."""
+"""How much of what agents in general do is believed of one not met before: agents differ, the trees are too sure."""
 _MOST: Final = 64
 
 

@@ -38,27 +38,31 @@ class LabelledStep:
 
 def read_sessions(folder: Path) -> list[Recording]:
     """Read every recorded session below `folder`, in the order of the file names."""
+    return [session for path in sorted(folder.glob("*.jsonl.gz")) for session in read_session_file(path)]
+
+
+def read_session_file(path: Path) -> list[Recording]:
+    """Read the recorded sessions of one file, but those whose agent broke down."""
     found: list[Recording] = []
-    for path in sorted(folder.glob("*.jsonl.gz")):
-        for row in rows(path):
-            meta = row.get("meta")
-            if isinstance(meta, Mapping) and meta.get("termination") == SPOILED:
-                continue
-            found.append(
-                Recording(
-                    path.name.removesuffix(".jsonl.gz"),
-                    str(row.get("model", "")),
-                    str(row.get("domain", "")),
-                    f"{row.get('domain', '')} {row.get('task_id', '')}",
-                    bool(row.get("success")),
-                    tuple(read_messages(row.get("messages"))),
-                )
+    for row in rows(path):
+        meta = row.get("meta")
+        if isinstance(meta, Mapping) and meta.get("termination") == SPOILED:
+            continue
+        found.append(
+            Recording(
+                path.name.removesuffix(".jsonl.gz"),
+                str(row.get("model", "")),
+                str(row.get("domain", "")),
+                f"{row.get('domain', '')} {row.get('task_id', '')}",
+                bool(row.get("success")),
+                tuple(read_messages(row.get("messages"))),
             )
+        )
     return found
 
 
-def read_steps(folder: Path) -> list[LabelledStep]:
-    """Read every labelled step below `folder`, in the order of the file names."""
+def read_steps(folder: Path, pattern: str = "*.jsonl.gz") -> list[LabelledStep]:
+    """Read every labelled step of the files in `folder` that match, in the order of the file names."""
     return [
         LabelledStep(
             str(row.get("benchmark", path.stem)),
@@ -66,7 +70,7 @@ def read_steps(folder: Path) -> list[LabelledStep]:
             tuple(read_messages(row.get("messages"))),
             int(str(row.get("target_tier_id", 3))),
         )
-        for path in sorted(folder.glob("*.jsonl.gz"))
+        for path in sorted(folder.glob(pattern))
         for row in rows(path)
     ]
 

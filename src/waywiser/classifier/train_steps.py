@@ -256,20 +256,25 @@ def fit_work(steps: Sequence[LabelledStep]) -> Doubles:
     One prior row's worth of pull on what the prior speaks of, ten on what it is silent about: more features than that
     cannot be told from noise with a hundred rows (each costs a point or two when instances are left out).
     """
-    weights = prior()
     if not steps:
-        return weights
+        return prior()
+    return _fit_rows(work_rows(steps), np.array([step.rank for step in steps]))
+
+
+def _fit_rows(features: Doubles, ranks: npt.NDArray[np.int64]) -> Doubles:
+    """Fit as `fit_work` says, on features already looked up."""
+    weights = prior()
     pull = np.full(weights.shape[1], 10.0)
     pull[[WORK_FEATURES.index("coding"), WORK_FEATURES.index("handing_in"), -1]] = 1.0
-    rows = np.hstack([work_rows(steps), np.ones((len(steps), 1))])
-    ranks = np.array([step.rank for step in steps])
+    rows = np.hstack([features, np.ones((len(features), 1))])
     return np.array([_posterior(rows, ranks <= rank, weights[rank], pull) for rank in range(3)])
 
 
 def work_rows(steps: Sequence[LabelledStep]) -> Doubles:
     """Return the work features of labelled steps, a row a step."""
     seen = Signs()
-    return np.array([work_features(step.messages, (), seen) for step in steps], dtype=np.float64)
+    rows = [work_features(step.messages, (), seen) for step in steps]
+    return np.array(rows, dtype=np.float64).reshape(-1, len(WORK_FEATURES))
 
 
 def _posterior(rows: Doubles, truth: Flags, mean: Doubles, pull: Doubles) -> Doubles:
@@ -311,18 +316,17 @@ def work_crossed(steps: Sequence[LabelledStep], seed: int, count: int = 5) -> Do
     """Return the (rows, 3) probabilities of each step from a fit that never saw its instance."""
     names, places = np.unique([step.instance for step in steps], return_inverse=True)
     folds = np.random.default_rng(seed).permutation(len(names))[places] % count
+    features, ranks = work_rows(steps), np.array([step.rank for step in steps])
     chances = np.zeros((len(steps), 3))
     for fold in range(count):
-        inside = [step for step, other in zip(steps, folds, strict=True) if other != fold]
-        outside = folds == fold
-        if outside.any():
-            chances[outside] = work_chances(fit_work(inside), [steps[at] for at in np.flatnonzero(outside).tolist()])
+        inside, outside = folds != fold, folds == fold
+        chances[outside] = work_chances(_fit_rows(features[inside], ranks[inside]), features[outside])
     return chances
 
 
-def work_chances(weights: Doubles, steps: Sequence[LabelledStep]) -> Doubles:
+def work_chances(weights: Doubles, features: Doubles) -> Doubles:
     """Return the (rows, 3) probabilities that ranks 0, 1, 2 are enough; they never fall with the rank."""
-    scores = np.hstack([work_rows(steps), np.ones((len(steps), 1))]) @ weights.T
+    scores = np.hstack([features, np.ones((len(features), 1))]) @ weights.T
     rising: Doubles = np.maximum.accumulate(1 / (1 + np.exp(-scores)), axis=1)
     return rising
 

@@ -1,0 +1,152 @@
+"""Is the chosen tier enough for the next step of an agent? Cross-validated by instance on verified steps.
+
+    python benchmarks/step_sufficiency.py [--data ../shared/data] [--score ../shared/eval/step_score.py] [--json]
+    python benchmarks/step_sufficiency.py --shipped FILE...     the weights of the package on verified steps of yours
+
+Beside our figures stand always-low, always-high, the oracle, the written prior with no row fitted, and a plain logistic
+regression on words (what twenty lines give), each on the same rows. Several seeds: mean and standard deviation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from waywiser.classifier.corpus import rows
+from waywiser.classifier.heads import load
+from waywiser.classifier.recordings import LabelledStep, read_steps
+from waywiser.classifier.steps import StepHeads
+from waywiser.classifier.train_steps import choose, prior, work_chances, work_crossed, work_rows
+
+SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
+ASKED = (0.6, 0.65, 0.7, 0.75, 0.8)
+SEEDS = 8
+
+Score = Callable[[list[dict], list[int]], dict[str, float]]
+
+
+def scorer(path: Path) -> Score:
+    """Load the published score from its file."""
+    spec = importlib.util.spec_from_file_location("step_score", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.score
+
+
+def words(raw: list[dict], steps: list[LabelledStep], seed: int) -> np.ndarray:
+    """Tell the probabilities by a plain logistic regression on the words of the whole prefix, instances left out."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    texts = [json.dumps(row["messages"])[:20000] for row in raw]
+    ranks = np.array([step.rank for step in steps])
+    names, places = np.unique([step.instance for step in steps], return_inverse=True)
+    folds = np.random.default_rng(seed).permutation(len(names))[places] % 5
+    chances = np.ones((len(steps), 3))
+    for fold in range(5):
+        inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        model = make_pipeline(TfidfVectorizer(sublinear_tf=True, min_df=2, max_features=5000), LogisticRegression(C=10))
+        model.fit([texts[at] for at in inside], ranks[inside])
+        found = model.predict_proba([texts[at] for at in outside])
+        for column, label in enumerate(model.classes_):
+            for rank in range(3):
+                chances[outside, rank] -= found[:, column] * (label > rank)
+    return chances
+
+
+def learned_threshold(raw: list[dict], steps: list[LabelledStep], score: Score, seed: int) -> list[int]:
+    """Choose tiers with the threshold that scored best on the other folds, as well as the weights."""
+    ranks = np.zeros(len(steps), dtype=int)
+    names, places = np.unique([step.instance for step in steps], return_inverse=True)
+    folds = np.random.default_rng(seed).permutation(len(names))[places] % 5
+    outer = work_crossed(steps, seed)
+    for fold in range(5):
+        inside, outside = np.flatnonzero(folds != fold).tolist(), folds == fold
+        within = work_crossed([steps[at] for at in inside], seed + 1)
+        part = [raw[at] for at in inside]
+        best = max(ASKED, key=lambda asked: score(part, choose(within, asked).tolist())["combined"])
+        ranks[outside] = choose(outer, best)[outside]
+    return ranks.tolist()
+
+
+def calibration(steps: list[LabelledStep], seed: int) -> float:
+    """Return the calibration error (10 bins) of the three probabilities together, instances left out."""
+    chances = work_crossed(steps, seed).ravel()
+    truth = (np.array([step.rank for step in steps])[:, None] <= np.arange(3)).ravel()
+    bins = np.minimum((chances * 10).astype(int), 9)
+    gaps = [abs(chances[bins == b].mean() - truth[bins == b].mean()) * (bins == b).mean() for b in set(bins.tolist())]
+    return round(float(sum(gaps)), 4)
+
+
+def spread(results: list[dict[str, float]]) -> dict[str, float]:
+    """Return the means over seeds, and how far the combined score strays."""
+    found = {key: round(statistics.fmean(one[key] for one in results), 2) for key in results[0]}
+    return {**found, "combined_sd": round(statistics.pstdev(one["combined"] for one in results), 2)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=SHARED / "data")
+    parser.add_argument("--score", type=Path, default=SHARED / "eval" / "step_score.py")
+    parser.add_argument("--shipped", type=Path, nargs="+", metavar="FILE")
+    parser.add_argument("--json", action="store_true")
+    asked_for = parser.parse_args()
+    if not asked_for.score.exists() or not (asked_for.data / "steps").is_dir():
+        print(f"needs {asked_for.score} and verified steps below {asked_for.data}", file=sys.stderr)
+        return 2
+    score = scorer(asked_for.score)
+    report: dict[str, object] = {}
+    if asked_for.shipped:
+        heads = StepHeads.load(load(Path(str(files("waywiser.classifier") / "weights" / "steps.npz"))))
+        for path in asked_for.shipped:
+            raw = [dict(row) for row in rows(path)]
+            steps = read_steps(path.parent, path.name)
+            chances = np.array([heads.sufficiency(step.messages, (), 4)[0][:3] for step in steps])
+            for asked in ASKED:
+                report[f"{path.name}, {asked}"] = score(raw, choose(chances, asked).tolist())
+    else:
+        folder = asked_for.data / "steps"
+        raw = [dict(row) for path in sorted(folder.glob("*.jsonl.gz")) for row in rows(path)]
+        steps = read_steps(folder)
+        ranks = [step.rank for step in steps]
+        report["always low"] = score(raw, [0] * len(raw))
+        report["always high"] = score(raw, [3] * len(raw))
+        report["oracle"] = score(raw, ranks)
+        report["oracle outside code repair, high inside"] = score(
+            raw, [3 if row["benchmark"] == "swebench" else rank for row, rank in zip(raw, ranks, strict=True)]
+        )
+        untrained = work_chances(prior(), work_rows(steps))
+        plain = [words(raw, steps, seed) for seed in range(3)]
+        for asked in (0.7, 0.8):
+            report[f"written prior, no row fitted, {asked}"] = score(raw, choose(untrained, asked).tolist())
+            report[f"words, logistic regression, {asked}"] = spread(
+                [score(raw, choose(one, asked).tolist()) for one in plain]
+            )
+        crossed = [work_crossed(steps, seed) for seed in range(SEEDS)]
+        for asked in ASKED:
+            report[f"ours, {asked}"] = spread([score(raw, choose(one, asked).tolist()) for one in crossed])
+        report["ours, threshold learned inside the folds"] = spread(
+            [score(raw, learned_threshold(raw, steps, score, seed)) for seed in range(3)]
+        )
+        report["calibration"] = {"ece": calibration(steps, 0)}
+    if asked_for.json:
+        print(json.dumps(report, indent=1))
+    else:
+        for name, found in report.items():
+            print(f"{name:44} {found}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
