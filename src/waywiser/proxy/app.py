@@ -11,13 +11,19 @@ from waywiser.proxy.chat import ChatDialect
 from waywiser.proxy.dialect import Dialect
 from waywiser.proxy.exchange import exchange
 from waywiser.proxy.http import Message, Receive, Request, Send
+from waywiser.proxy.messages import MessagesDialect
+from waywiser.proxy.responses import ResponsesDialect
 from waywiser.proxy.service import Service
 from waywiser.proxy.troubles import Denied, trouble_of
 
 _log = logging.getLogger(__name__)
 Show = Callable[[Service, Request, str], Awaitable[None]]
 
-DIALECTS: Mapping[str, Dialect] = {"/v1/chat/completions": ChatDialect()}
+DIALECTS: Mapping[str, Dialect] = {
+    "/v1/chat/completions": ChatDialect(),
+    "/v1/responses": ResponsesDialect(),
+    "/v1/messages": MessagesDialect(),
+}
 
 
 async def _health(service: Service, request: Request, rest: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from waywiser.core.calls import Call, Chunk, Reply
+from waywiser.core.calls import JSON, Call, Chunk, Reply
 from waywiser.proxy.troubles import Trouble
 from waywiser.upstream.wire import Raw
 
@@ -15,7 +15,8 @@ from waywiser.upstream.wire import Raw
 class Asked:
     """A request as read: the call without its origin, and what the body says of session, labels and samples.
 
-    `samples` is how many answers are asked for; `told` says whether a stream is to end with its usage.
+    `samples` is how many answers are asked for; `told` says whether a stream is to end with its usage; `echo` holds what
+    the dialect's answers repeat of the request.
     """
 
     call: Call
@@ -23,6 +24,7 @@ class Asked:
     labels: Mapping[str, str] = field(default_factory=dict)
     samples: int = 1
     told: bool = False
+    echo: Mapping[str, JSON] = field(default_factory=dict)
 
 
 class EventWriter(Protocol):

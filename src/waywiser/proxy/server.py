@@ -82,10 +82,10 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"--host, --port: {host}:{port} cannot be listened on: {error.strerror or error}") from None
 
 
-def serve(options: Options, sock: socket.socket) -> None:
-    """Serve until told to stop; streams that have begun are finished first, for up to `grace_s` seconds."""
-    config = uvicorn.Config(
-        App(partial(open_service, options)),
+def configured(app: App, options: Options) -> uvicorn.Config:
+    """Configure uvicorn: no access log, no web sockets, nothing between the sockets and the application."""
+    return uvicorn.Config(
+        app,
         http=GuardedProtocol,
         loop="auto",
         ws="none",
@@ -99,6 +99,11 @@ def serve(options: Options, sock: socket.socket) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(options.grace_s),
     )
+
+
+def serve(options: Options, sock: socket.socket) -> None:
+    """Serve until told to stop; streams that have begun are finished first, for up to `grace_s` seconds."""
+    config = configured(App(partial(open_service, options)), options)
     if options.workers > 1:
         Multiprocess(config, sockets=[sock]).run()
     else:
