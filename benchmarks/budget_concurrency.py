@@ -7,7 +7,7 @@ with random latencies, failures and cancellations, until nothing is left; one pr
 Overspend is what the store has charged and holds beyond the limit, at any moment it was looked at, and at the end. Each
 call is also written down by the "provider"; what the killed process had in the air is the only difference allowed.
 
-`expected`: runs with heavy-tailed costs whose sum fits their limit exactly; a claim holds what such steps cost as a rule.
+`expected`: runs with heavy-tailed costs whose sum fits their limit exactly; a claim holds what such steps usually cost.
 Starvation is the number of runs that were refused. Then runs that do not fit: overshoot, in steps per concurrent call.
 """
 

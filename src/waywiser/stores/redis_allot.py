@@ -65,16 +65,15 @@ class _Purse:
     wanted: Amounts = NOTHING
 
 
-def read_row(key: str, name: str, data: list[Any]) -> Row:
+def read_row(key: str, name: str, data: bytes) -> Row:
     """Read an account as `shown` in `lua/session.lua`."""
-    spent, held, granted = (read_amounts(data[start : start + 4]) for start in (0, 4, 8))
-    flat = data[13]
-    kinds = {flat[at].decode(): (int(flat[at + 1]), int(flat[at + 2])) for at in range(0, len(flat), 3)}
-    started_s = float(data[12]) if data[12] else None
-    account = Account(key, name, spent, held, granted, started_s, kinds)
-    if len(data) <= 14:
+    words = data.split()
+    started_s = float(words[12])
+    amounts = read_amounts(words[0:4]), read_amounts(words[4:8]), read_amounts(words[8:12])
+    account = Account(key, name, *amounts, None if started_s < 0 else started_s)
+    if len(words) <= 13:
         return Row(account)
-    return Row(account, read_amounts(data[14:18]), int(data[18]), orjson.loads(data[19]))
+    return Row(account, read_amounts(words[13:17]), int(words[17]), orjson.loads(words[18]))
 
 
 def read_amounts(data: Sequence[bytes]) -> Amounts:

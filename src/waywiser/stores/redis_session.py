@@ -79,12 +79,10 @@ class Books:
                 raise StoreError(f"hold {claim.hold} is already settled")
             if answer == b"hold":
                 self._saw(session, claim.path, reply[4])
-                expires_s = float(reply[2]) if reply[2] else claim.expires_s
-                keys_held = tuple([key.decode() for key in reply[3]])
-                path = tuple([scope.key for scope in claim.path])
-                return Hold(
-                    claim.hold, path if len(path) == len(keys_held) else keys_held, read_amounts(reply[1]), expires_s
-                )
+                amounts = read_amounts(reply[1].split())
+                if not reply[2]:
+                    return Hold(claim.hold, tuple([scope.key for scope in claim.path]), amounts, claim.expires_s)
+                return Hold(claim.hold, tuple([key.decode() for key in reply[3]]), amounts, float(reply[2]))
             if answer == b"short":
                 return _short(claim, reply)
             scope = claim.path[reply[1] - 1]
@@ -190,12 +188,12 @@ class Books:
             }
         )
 
-    def _saw(self, session: str, path: Sequence[Scope], data: list[Any]) -> None:
+    def _saw(self, session: str, path: Sequence[Scope], data: list[bytes]) -> None:
         for scope, row in zip(path, data, strict=False):
-            if is_above(scope):
+            if row and is_above(scope):
                 self._allotments.saw(session, scope, read_row(scope.key, scope.name, row))
 
-    def _standings(self, session: str, path: Sequence[Scope], data: list[Any]) -> tuple[Standing, ...]:
+    def _standings(self, session: str, path: Sequence[Scope], data: list[bytes]) -> tuple[Standing, ...]:
         rows = [read_row(scope.key, scope.name, row) for scope, row in zip(path, data, strict=True)]
         return tuple([self._standing(session, scope, row) for scope, row in zip(path, rows, strict=True)])
 

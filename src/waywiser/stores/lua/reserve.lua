@@ -1,7 +1,7 @@
 -- ARGV: a claim (JSON) { id, kind, wanted, least, now, expires, scopes, ttl, final }. A scope is
 -- { key, limits or false, { { kind, nanos } ... } kept for that kind, news of another slot or false }: where there are
 -- news, the limit is kept elsewhere and the account's allotment stands for it.
--- Returns { "hold", amounts, expires, path..., accounts }, { "settled" },
+-- Returns { "hold", amounts, expires and path if it was live already, accounts that have an allotment }, { "settled" },
 -- { "short", scope, what, limit, left, held by others, retry at, kept }, or
 -- { "allot", scope, what is lacking for `wanted`, what for `least`, account }: ask the other slot, then again.
 local claim = cjson.decode(ARGV[1])
@@ -10,7 +10,8 @@ expire(string.format("%.17g", now))
 local blob = redis.call("HGET", BASE, "h:" .. claim.id)
 if blob then
   local hold = cmsgpack.unpack(blob)
-  return { "hold", { whole(hold.a[1]), whole(hold.a[2]), whole(hold.a[3]), whole(hold.a[4]) }, string.format("%.17g", hold.e), hold.p, {} }
+  local amounts = string.format("%.0f %.0f %.0f %.0f", hold.a[1], hold.a[2], hold.a[3], hold.a[4])
+  return { "hold", amounts, string.format("%.17g", hold.e), hold.p, {} }
 end
 if redis.call("ZSCORE", SETTLED, claim.id) then
   return { "settled" }
@@ -124,10 +125,10 @@ for index, scope in ipairs(claim.scopes) do
   kind[2] = kind[2] + cut[1]
   account.t = account.t or now
   save_account(scope[1], account)
-  path[index], rows[index] = scope[1], shown(account)
+  path[index], rows[index] = scope[1], scope[4] and shown(account) or ""
 end
 local hold = cmsgpack.pack({ a = cut, k = claim.kind, p = path, e = claim.expires })
 redis.call("HSET", BASE, "h:" .. claim.id, hold)
 redis.call("ZADD", EXPIRIES, string.format("%.17g", claim.expires), claim.id)
 keep_alive(claim.ttl)
-return { "hold", { whole(cut[1]), whole(cut[2]), whole(cut[3]), whole(cut[4]) }, "", path, rows }
+return { "hold", string.format("%.0f %.0f %.0f %.0f", cut[1], cut[2], cut[3], cut[4]), "", {}, rows }

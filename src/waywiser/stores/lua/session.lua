@@ -92,30 +92,19 @@ local function expire(now)
   end
 end
 
--- An account as the client reads it: 12 amounts, when it started, its kinds, and what it has of another slot's limit.
+-- An account as the client reads it, words in one string (a client spends more on many short replies than on one long):
+-- 12 amounts, when it started, and what it has of another slot's limit.
 local function shown(account)
-  local row = {}
-  for _, amounts in ipairs({ account.s, account.h, account.g }) do
-    for i = 1, 4 do
-      row[#row + 1] = whole(amounts[i])
-    end
+  local s, h, g = account.s, account.h, account.g
+  local row = string.format(
+    "%.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.17g",
+    s[1], s[2], s[3], s[4], h[1], h[2], h[3], h[4], g[1], g[2], g[3], g[4], account.t or -1
+  )
+  local A = account.A
+  if not A then
+    return row
   end
-  row[13] = account.t and string.format("%.17g", account.t) or ""
-  local kinds = {}
-  for kind, nanos in pairs(account.k) do
-    kinds[#kinds + 1] = kind
-    kinds[#kinds + 1] = whole(nanos[1])
-    kinds[#kinds + 1] = whole(nanos[2])
-  end
-  row[14] = kinds
-  if account.A then
-    for i = 1, 4 do
-      row[14 + i] = whole(account.A[i])
-    end
-    row[19] = whole(account.w)
-    row[20] = listed(account.u)
-  end
-  return row
+  return string.format("%s %.0f %.0f %.0f %.0f %.0f %s", row, A[1], A[2], A[3], A[4], account.w, listed(account.u))
 end
 
 local function keep_alive(seconds)
