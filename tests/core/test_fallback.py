@@ -62,7 +62,7 @@ class Fallback(RuleBasedStateMachine):
         kind=st.sampled_from(FailureKind),
         retry_after=st.none() | st.sampled_from([0.2, 3.0, 90.0]),
         took=st.sampled_from([0.0, 0.3, 30.0]),
-        jitter=st.floats(0.0, 1.0),
+        jitter=st.integers(0, 64).map(lambda part: part / 64),
     )
     def fail(self, kind: FailureKind, retry_after: float | None, took: float, jitter: float) -> None:
         assert self.at is not None
