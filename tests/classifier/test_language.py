@@ -34,10 +34,12 @@ def languages() -> Languages:
 def test_sentences(languages: Languages, text: str, language: str) -> None:
     found = languages.of(text)
     assert found.label == language
-    assert 0.12 <= found.confidence <= 1
+    assert 0.15 <= found.confidence <= 1
 
 
-@pytest.mark.parametrize("text", ["", "1234 + 5678", "!?", "x", "ok", "\ud800\ud800", "😀😀"])
+@pytest.mark.parametrize(
+    "text", ["", "1234 + 5678", "!?", "x", "ok", "\ud800\ud800", "😀😀", "what is это такое ما هو"]
+)
 def test_too_little_to_tell_is_unsure(languages: Languages, text: str) -> None:
     assert languages.of(text).label == UNSURE
 

@@ -44,7 +44,8 @@ class LocalClassifier:
         prompt, language = self._judged(asked(messages))
         sufficiency, why_enough = self._steps.sufficiency(messages, tools, rungs, prompt.difficulties)
         if not tools and all(message.role in _ASKING for message in messages):
-            kind, why_kind = Judged("synthesis", NO_TOOLS), ("no tools offered",)
+            kind = Judged("synthesis", NO_TOOLS)
+            why_kind: tuple[str, ...] = ("no tools offered",)
         else:
             kind, why_kind = self._steps.kind(messages, tools)
         return Classification(

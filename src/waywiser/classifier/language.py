@@ -6,6 +6,7 @@ a script that only one language of the set writes needs no model at all.
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
 from functools import cached_property
 from threading import Lock
@@ -22,7 +23,7 @@ LANGUAGES = (
     "ja", "ko", "nl", "pl", "pt", "ru", "sv", "th", "tr", "uk", "vi", "zh",
 )  # fmt: skip
 UNSURE = "unsure"
-LEAST_CONFIDENCE = 0.12
+LEAST_CONFIDENCE = 0.15
 _READ = 240
 # First and last letter of scripts, and the languages that write them: one of the set alone needs no model.
 _SCRIPTS = (
@@ -61,6 +62,8 @@ class Languages:
         if len(self.languages) == 1:
             return Judged(self.languages[0], 1.0)
         if not sample.isascii():
+            if _mixed(letters):
+                return Judged(UNSURE, 0.0)
             alone = self._by_script(letters)
             if alone:
                 return Judged(alone, 0.99)
@@ -89,3 +92,17 @@ class Languages:
             except ValueError as error:
                 raise ConfigError(Problem(Place("argument"), f"languages: {error}")) from None
             return model
+
+
+# Families of scripts by their first letters; a Han or kana character or a Hangul syllable says as much as two letters.
+_FAMILIES = "Ͱ", "Ѐ", "԰", "֐", "؀", "ऀ", "฀", "Ⴀ", "぀"
+_DENSE_FROM = "぀"
+
+
+def _mixed(letters: Sequence[str]) -> bool:
+    """Say whether no family of scripts writes even nearly half of these letters."""
+    counts: dict[int, int] = {}
+    for letter in letters:
+        family = bisect(_FAMILIES, letter)
+        counts[family] = counts.get(family, 0) + (2 if letter >= _DENSE_FROM else 1)
+    return max(counts.values()) < 0.45 * sum(counts.values())
