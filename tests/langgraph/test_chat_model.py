@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, TypedDict, cast
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
@@ -324,6 +326,28 @@ async def test_models_handed_over_answer_in_an_event_loop(handed: Path) -> None:
         assert message.tool_calls[0]["args"] == {"id": "W1"}
         assert message.usage_metadata is not None
         assert message.usage_metadata["input_tokens"] > 0
+
+
+async def test_a_stream_that_is_dropped_stops_the_model_handed_over(handed: Path) -> None:
+    stopped = asyncio.Event()
+
+    class Endless(FakeListChatModel):
+        async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+            try:
+                while True:
+                    yield ChatGenerationChunk(message=AIMessageChunk("word "))
+            finally:
+                stopped.set()
+
+    models = {"local/one": Endless(responses=["x"]), "local/two": FakeListChatModel(responses=["two"])}
+    with Router.from_policy(handed, store=":memory:", models=models) as router, router.session("s") as session:
+        async with aclosing(cast("AsyncGenerator[AIMessageChunk, None]", router.chat_model().astream("hi"))) as stream:
+            async for _ in stream:
+                break
+        await asyncio.wait_for(stopped.wait(), 1.0)
+        (receipt,) = session.receipts()
+        assert receipt.refused == "cancelled"
+        assert receipt.cost_nanos > 0
 
 
 def test_a_model_handed_over_for_no_tier_is_an_error(handed: Path) -> None:

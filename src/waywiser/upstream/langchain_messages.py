@@ -271,7 +271,7 @@ def _tool_calls(calls: Sequence[ToolCall]) -> tuple[list[LangChainToolCall], lis
         try:
             arguments = orjson.loads(call.arguments or "{}")
             if not isinstance(arguments, dict):
-                raise TypeError("not an object")
+                raise TypeError("not an object")  # noqa: TRY301 - told like broken JSON, by the handler below
         except (ValueError, TypeError) as error:
             broken.append(
                 InvalidToolCall(

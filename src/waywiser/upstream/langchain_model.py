@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping
-from typing import Any
+from contextlib import aclosing
+from typing import Any, cast
 
 import orjson
 from langchain_core.language_models import BaseChatModel
@@ -64,14 +65,17 @@ class LangChainUpstream:
         """Like `stream`, for an event loop; cut when silent for `timeout_s`."""
         whole: AIMessageChunk | None = None
         try:
-            pieces = aiter(self._bound(model, call).astream(_history(call), _ALONE))
-            while True:
-                async with asyncio.timeout(timeout_s):
-                    piece = await anext(pieces, None)
-                if piece is None:
-                    break
-                whole = piece if whole is None else whole + piece
-                yield _chunk(piece)
+            stream = cast(
+                "AsyncGenerator[AIMessageChunk, None]", self._bound(model, call).astream(_history(call), _ALONE)
+            )
+            async with aclosing(stream) as pieces:  # or a stream that is dropped goes on until it is collected
+                while True:
+                    async with asyncio.timeout(timeout_s):
+                        piece = await anext(pieces, None)
+                    if piece is None:
+                        break
+                    whole = piece if whole is None else whole + piece
+                    yield _chunk(piece)
         except TimeoutError:
             yield Failure(FailureKind.TIMEOUT, f"silent for {timeout_s:g} s")
             return
