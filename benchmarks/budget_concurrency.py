@@ -28,6 +28,7 @@ from pathlib import Path
 
 from waywiser.core.budget import Amounts, Claim, Hold, Limits, Scope, Shortfall
 from waywiser.core.session import Settlement
+from waywiser.core.spending import Outstanding
 from waywiser.core.trail import StepRecord
 from waywiser.stores.redis import RedisStore
 from waywiser.stores.sqlite import SqliteStore
@@ -122,7 +123,7 @@ def work(where: str, name: str, calls: int, limit: int, log_path: str) -> None:
 
 def strict(where: str, calls: int, folder: Path) -> dict[str, object]:
     per_worker = calls // (PROCESSES * (THREADS + TASKS))
-    limit = int(calls * MEAN_NANOS * 0.5 * 0.8)  # about four fifths of what all calls would use
+    limit = int(calls * MEAN_NANOS * 0.5 * 0.5)  # about half of what all calls would use
     log_path = folder / "provider.log"
     command = [sys.executable, __file__, "--worker", where, "--log", str(log_path), "--limit", str(limit)]
     processes = [
@@ -132,6 +133,7 @@ def strict(where: str, calls: int, folder: Path) -> dict[str, object]:
     store = make_store(where)
     path = path_of("s0", limit)
     looked, worst, killed = 0, 0, False
+    in_the_air: list[Outstanding] = []
     started_s = time.perf_counter()
     while any(process.poll() is None for process in processes):
         standing = store.open("s0", path, time.time()).standings[0]
@@ -139,10 +141,11 @@ def strict(where: str, calls: int, folder: Path) -> dict[str, object]:
         looked += 1
         if not killed and standing.spent.nanos > limit * 0.3:
             processes[0].kill()
+            processes[0].wait()
+            in_the_air = [hold for hold in store.holds(time.time()) if hold.hold.startswith("p0-")]
             killed = True
         time.sleep(0.02)
     took_s = time.perf_counter() - started_s
-    in_the_air = [hold for hold in store.holds(time.time()) if hold.hold.startswith("p0-")]
     time.sleep(LEASE_S)
     exits = [process.wait() for process in processes]
     said = [json.loads(process.stdout.read()) for process in processes[1:] if process.stdout]  # type: ignore[union-attr]
