@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing, closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, closing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from waywiser.core.policy import BudgetRule, FallbackRule, LoopControl, StepRule
 from waywiser.core.receipt import Receipt
 from waywiser.core.steps import StepKind
 from waywiser.engine import Answer
-from waywiser.errors import StoreError, WaywiserError
+from waywiser.errors import BudgetExceeded, StoreError, WaywiserError
 from waywiser.testing import Rig, chunks
 from waywiser.testing.pieces import LOOK_UP, STEPS, TIERS, a_call, a_policy, asked, failed, said
 
@@ -205,6 +206,20 @@ def test_a_stream_closed_anywhere_leaves_no_hold(
         except (WaywiserError, ValueError):
             pass
         books_are_right(rig)
+
+
+def test_threads_under_a_strict_limit_never_overspend() -> None:
+    budget = BudgetRule(session=Limits(nanos=1_000_000), estimate="strict", on_exhausted="stop")
+    rig = Rig(a_policy(budget=budget), {name: [said("x", tokens=(8, 16))] * 64 for name in MODELS})
+
+    def work(number: int) -> None:
+        with suppress(BudgetExceeded):
+            rig.engine.complete(a_call(call_id=f"c{number}"))
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(64)))
+    books_are_right(rig, strict=True)
+    assert rig.spent()[0] > 900_000  # nor is money left that a call could have had
 
 
 # Stopping, by hand

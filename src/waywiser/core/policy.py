@@ -144,7 +144,6 @@ class BudgetRule:
     pressure: tuple[Pressure, ...] = ()
     on_exhausted: str = "stop"
     lease_s: float = 300.0
-    tell: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +162,6 @@ class FallbackRule:
     attempts: int = 4
     timeout_s: float = 60.0
     deadline_s: float = 120.0
-    cut_stream: str = "fail"
-    hedge: bool = False
 
 
 @dataclass(frozen=True, slots=True)
