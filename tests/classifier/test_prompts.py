@@ -120,13 +120,6 @@ def test_time_sensitivity_on_the_written_questions(classifier: LocalClassifier) 
     )  # the benchmark prints the figure; here only that it has not been broken
 
 
-def test_the_written_questions_are_not_in_the_training_set() -> None:
-    lexicon = pytest.importorskip("waywiser.classifier.lexicon")
-    with (BENCHMARKS / "data" / "time_sensitive.jsonl").open(encoding="utf-8") as lines:
-        asked_here = {json.loads(line)["text"].strip() for line in lines}
-    assert not asked_here & {example.text.strip() for example in lexicon.written(0)}
-
-
 def test_the_newest_request_is_what_is_classified(classifier: LocalClassifier) -> None:
     history = (
         system("You are a helpful bank clerk."),

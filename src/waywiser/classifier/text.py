@@ -296,6 +296,7 @@ _SECRET = re.compile(
     r"sk-[A-Za-z0-9_-]{12,}|AKIA[0-9A-Z]{12,}|gh[pousr]_[A-Za-z0-9]{16,}"
     r"|xox[abp]-[A-Za-z0-9-]{10,}|-----BEGIN |eyJ[A-Za-z0-9_-]{16,}"
 )
+_SECRET_MARKS = ("sk-", "AKIA", "gh", "xox", "-----", "eyJ")
 _IDENTITY = re.compile(
     r"(?<!\d)(?:\d{3}-\d{2}-\d{4}|(?:\d{4}[ -]){3}\d{2,4}|\d{15,16}|[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7})(?!\d)"
 )
@@ -364,7 +365,7 @@ def _shape(view: PromptView) -> Floats:
             digits > 1 and _VERSION.search(seen) is not None,
             digits > 0 and _MONEY.search(seen) is not None,
             lines > 0 and _CHOICES.search(seen) is not None,
-            _SECRET.search(seen) is not None,
+            any(mark in seen for mark in _SECRET_MARKS) and _SECRET.search(seen) is not None,
             digits > 8 and _IDENTITY.search(seen) is not None,
             "@" in seen and _EMAIL.search(seen) is not None,
             capitals / min(total, 400),
