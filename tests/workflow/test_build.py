@@ -270,6 +270,11 @@ def test_what_is_wrong_with_a_file_is_said_with_its_place(write: Callable[..., P
             "  a: {type: work, next: b}\n  b: {type: work, join: true}",
             "5:25: only one way leads to `b` — leave `join` out",
         ),
+        (
+            "  a: {type: plan, next: b}\n  b: {type: plan, join: true, next: [b, end]}",
+            "5:25: `b` waits for itself — lead it on to another node",
+        ),
+        ("  a: {type: triage, choices: {x: '', y: ''}, writes: request}", "3:1: `request` is a key of our own"),
         ("  a: {type: synthesis, next: []}", "4:30: nothing comes next — name a node, or write `end`"),
         ("  a: {type: wrok}", "4:13: unknown type 'wrok' — did you mean `work`?"),
         ("  a: {type: work, turns: 0}", "4:26: expected a whole number from 1 to 500, got 0"),

@@ -178,4 +178,4 @@ def test_no_adversary_exceeds_the_worst_case(fake: Callable[..., Any], shop_tool
         model.asked.clear()
         with suppress(GraphRecursionError, InvalidUpdateError, PlanRefused):
             graph.invoke({"messages": [("user", "go")], "items": items, "topic": "yes"})
-        assert len(model.asked) <= bound
+        assert len(model.asked) <= bound, text

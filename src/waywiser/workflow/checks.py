@@ -25,6 +25,10 @@ from waywiser.workflow.spec import (
 from waywiser.workflow.state import ROUNDS, keys_of
 
 END_WORD = "end"
+RESERVED = {
+    ROUNDS, "request", "item", "item_number", "system", "allowed", "task", "loop_turn",
+    "run_plan", "run_results", "run_retried", "run_replans",
+}  # fmt: skip
 COUNTING = (TriageNode, ReflectNode, PlanNode, SynthesisNode, PythonNode)  # nodes whose runs are counted
 
 
@@ -101,8 +105,9 @@ def _cases(name: str, node: Node, source: Source) -> Iterator[Problem]:
 def _keys(spec: WorkflowSpec, source: Source) -> Iterator[Problem]:
     """Keys of the state that are read, and that nobody writes or declares."""
     keys = set(keys_of(spec))
-    if {ROUNDS, "messages"} & spec.state.keys():
-        yield source.problem(("state",), f"`messages` and `{ROUNDS}` are there already", "leave them out")
+    for key in sorted(keys & RESERVED | {"messages"} & spec.state.keys()):
+        place: Path = ("state", key) if key in spec.state else ("nodes",)
+        yield source.problem(place, f"`{key}` is a key of our own", "take another name", key=True)
     for index, key in enumerate(spec.output or ()):
         if key not in keys:
             yield source.problem(("output", index), *_unknown_key(key, keys))
@@ -186,6 +191,8 @@ def _joins(spec: WorkflowSpec, source: Source) -> Iterator[Problem]:
         if not node.join:
             continue
         before = [other for other, one in spec.nodes.items() if name in targets(one)]
+        if name in before:
+            yield source.problem(("nodes", name, "join"), f"`{name}` waits for itself", "lead it on to another node")
         unsure = [other for other in before if is_conditional(spec.nodes[other])]
         if unsure:
             message = f"`{name}` waits for `{unsure[0]}`, which does not always lead here"

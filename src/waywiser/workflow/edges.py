@@ -43,7 +43,7 @@ def _connect(graph: Builder, spec: WorkflowSpec, source: str, sure: list[str]) -
         way = Way(
             lambda state: [item for target in copied for item in _sent(spec, target, state)],
             exclusive=len(copied) == 1,  # copies, or past the node when there is nothing to copy it for
-            copies={target: _items(spec, target) for target in copied},
+            copies=_copies(spec, ends),
         )
         graph.add_conditional_edges(source, way, list(dict.fromkeys(ends)))
 
@@ -60,7 +60,7 @@ def _choose(graph: Builder, spec: WorkflowSpec, source: str, cases: list[Case]) 
     ends = [end for case in cases for end in _ends(spec, case.to)]
     way = Way(
         choose,
-        copies={case.to: _items(spec, case.to) for case in cases if _each(spec, case.to)},
+        copies=_copies(spec, ends),
         rounds=_rounds(spec, cases),
     )
     graph.add_conditional_edges(source, way, list(dict.fromkeys(ends)))
@@ -94,6 +94,11 @@ def _each(spec: WorkflowSpec, name: str) -> str | None:
 def _items(spec: WorkflowSpec, name: str) -> int:
     node = spec.nodes[name]
     return node.max_items if isinstance(node, SynthesisNode | PythonNode) else 0
+
+
+def _copies(spec: WorkflowSpec, ends: list[str]) -> dict[str, int]:
+    """For each target that runs once per item, how many copies there can be."""
+    return {end: _items(spec, end) for end in ends if _each(spec, end)}
 
 
 def _end(name: str) -> str:

@@ -33,7 +33,7 @@ Result = ToolMessage | Command[Any]
 class Turn(TypedDict):
     """What a running loop knows besides the state around it: which turn it's in."""
 
-    turn: int
+    loop_turn: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Loop:
             return bound[names, last]
 
         def body(state: State) -> Generator[Ask, object, Update]:
-            turn = int(str(state.get("turn") or 0)) + 1
+            turn = int(str(state.get("loop_turn") or 0)) + 1
             last = turn >= self.turns and bool(self.tools)
             prompt = prompts.filled(self.prompt, state)
             prompt = f"{prompt}\n\n{prompts.LAST_TURN}" if last else prompt
@@ -80,14 +80,14 @@ class Loop:
             kind = "synthesis" if last and turn > 1 and self.kind == "tool_call" else self.kind
             said = yield Ask(bind(names, last=last), prompts.to_model(prompt, prompts.messages_of(state)), kind)
             reply = said if isinstance(said, AIMessage) else AIMessage(str(said))
-            return {"messages": [reply, *_told(reply, last=last)], "turn": turn}
+            return {"messages": [reply, *_told(reply, last=last)], "loop_turn": turn}
 
         return body
 
     def _way(self, state: State) -> Literal["tools", "model", "__end__"]:
         messages = prompts.messages_of(state)
         reply = next(message for message in reversed(messages) if isinstance(message, AIMessage))
-        if int(str(state.get("turn") or 0)) >= self.turns:
+        if int(str(state.get("loop_turn") or 0)) >= self.turns:
             return "__end__"
         return "tools" if reply.tool_calls else "model" if reply.invalid_tool_calls else "__end__"
 

@@ -9,9 +9,10 @@ exclude each other, unless the branch's return type is a `Literal`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
@@ -36,6 +37,9 @@ def shape_of(graph: Pregel[Any, Any, Any, Any], name: str = "") -> GraphShape:
     )
     ways = _ways(graph)
     edges = [_edge(edge.source, edge.target, ways, conditional=edge.conditional) for edge in drawn.edges]
+    edges += [
+        _edge(source, target, ways, conditional=conditional) for source, target, conditional in _declared(builder)
+    ]
     limit = (graph.config or {}).get("recursion_limit")
     return GraphShape(
         name or str(graph.name or ""),
@@ -43,6 +47,21 @@ def shape_of(graph: Pregel[Any, Any, Any, Any], name: str = "") -> GraphShape:
         tuple(dict.fromkeys(edges)),
         recursion=limit if limit != DEFAULT_RECURSION else None,
     )
+
+
+def _declared(builder: StateGraph[Any, Any, Any, Any] | None) -> Iterator[tuple[str, str, bool]]:
+    """The edges a graph was built with. The drawing leaves out those its trial run never came by."""
+    if builder is None:
+        return
+    for source, target in builder.edges:
+        yield source, target, False
+    for sources, target in builder.waiting_edges:
+        for source in sources:
+            yield source, target, False
+    for source, branches in builder.branches.items():
+        for branch in branches.values():
+            for target in (branch.ends or {}).values():
+                yield source, target, True
 
 
 def _node(
