@@ -2,7 +2,7 @@
 
 WaywiserError
 ├── ConfigError                 a policy, a graph or an argument is wrong; knows file, line, column and a hint
-├── BadInput                    a request that no model could take: no messages, an orphan tool result, …
+├── BadInput                    a request that no model could take: no messages, an orphan tool result, … (a ValueError)
 ├── RoutingRefused              Waywiser said no; carries the receipt (a RuntimeError: LangGraph does not retry it)
 │   ├── BudgetExceeded          a limit of the budget is reached
 │   ├── LoopDetected            the session repeats itself without progress
@@ -68,7 +68,7 @@ class ConfigError(WaywiserError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-class BadInput(WaywiserError):  # noqa: N818 - "Error" would say nothing more
+class BadInput(WaywiserError, ValueError):  # noqa: N818 - "Error" would say nothing more
     """A request that no model could take. The message names the place, such as `messages[3].tool_call_id`."""
 
     code = "bad_input"

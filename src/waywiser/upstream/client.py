@@ -138,16 +138,20 @@ class HttpUpstream:
     def _prepare(self, model: Model, call: Call, *, stream: bool) -> _Sending | Failure:
         codec = self._codecs.get(model.api)
         if codec is None:
-            return Failure(FailureKind.INVALID_REQUEST, f"{model.name}: no HTTP dialect is called {model.api!r}")
+            return Failure(
+                FailureKind.INVALID_REQUEST, f"{model.name}: no HTTP dialect is called {model.api!r}", sent=False
+            )
         key = self._keys(model)
         if model.key_env and not key:
-            return Failure(FailureKind.UNAUTHORISED, f"{model.name}: the environment has no {model.key_env}")
+            return Failure(
+                FailureKind.UNAUTHORISED, f"{model.name}: the environment has no {model.key_env}", sent=False
+            )
         original = call if schema_tools.needed(model, call) else None
         try:
             outgoing = schema_tools.as_schema(call) if original is not None else call
             return _Sending(codec, codec.request(model, outgoing, key, stream=stream), key, original)
         except Unencodable as error:
-            return Failure(FailureKind.INVALID_REQUEST, str(error))
+            return Failure(FailureKind.INVALID_REQUEST, str(error), sent=False)
 
     def _outcome(self, sending: _Sending, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
         body = _unpacked(body, headers)
