@@ -148,13 +148,14 @@ def timely(rows: Sequence[Example], truth: Truth, logits: Doubles) -> str:
     sources = np.array([row.source for row in rows])
     own = sources == "written:time"
     guess = logits > 0
+    alarms = guess[~own & ~truth].sum() / max((~own & ~truth).sum(), 1)
     own_error = calibration_error(1 / (1 + np.exp(-np.abs(logits[own]))), guess[own] == truth[own])
     return (
         f"\n## Time-sensitive\n\n{own.sum()} variants of written prompts, templates apart: F1 "
         f"**{_f1(guess[own], truth[own]):.3f}**, precision {truth[own & guess].mean():.3f}, recall "
         f"{guess[own & truth].mean():.3f}, calibration error {own_error:.3f}. False alarms on all other prompts: "
-        f"{guess[~own & ~truth].mean():.3f}. A set of 400 with other templates and topics is in "
-        "`benchmarks/data/time_sensitive.jsonl`; no row of it is trained on.\n"
+        f"{alarms:.3f}. A set of 400 with other templates and topics is in "
+        "`benchmarks/data/time_sensitive.jsonl`; no row of it is trained on, but the same people wrote both.\n"
     )
 
 
