@@ -1,0 +1,156 @@
+"""Replaying a whole file: decode, replay, and hand the results over in the order of the input, by one or more processes.
+
+The parent reads and never waits for more than a few batches, so memory does not grow with the file. Each session is
+replayed with a store of its own, so the results are the same for any number of processes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import orjson
+
+from waywiser.core.calls import Tool
+from waywiser.core.policy import Policy
+from waywiser.errors import BadInput
+from waywiser.ports import Classifier
+from waywiser.replay.reading import Batch, batches, read
+from waywiser.replay.recording import Problem
+from waywiser.replay.result import SessionResult
+from waywiser.replay.simulate import replay
+from waywiser.runtime import LazyClassifier, load
+from waywiser.upstream.openai_inbound import read_tools
+
+SESSIONS_A_TASK = 8
+TASKS_AHEAD = 4
+WORTH_A_PROCESS = 1 << 20
+"""Bytes of input; a smaller file is replayed sooner than a process starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to replay and how: policies by file, tools to offer where a recording names none."""
+
+    policies: tuple[str, ...]
+    tools: str = ""
+    decisions: bool = False
+
+
+Replayed: TypeAlias = tuple[SessionResult, ...] | Problem
+"""One session under each policy of the order, or why there is none."""
+
+
+class Replayer:
+    """Replays sessions by an order. One a process."""
+
+    def __init__(self, order: Order, classifier: Classifier | None = None) -> None:
+        self._policies: tuple[Policy, ...] = tuple(load(path).policy for path in order.policies)
+        self._tools = tools_of(order.tools)
+        self._decisions = order.decisions
+        self._classifier = classifier or LazyClassifier()
+
+    def __call__(self, batch: Batch) -> list[Replayed]:
+        """Replay the session of a batch under every policy."""
+        results: list[SessionResult] = []
+        for policy in self._policies:
+            patience = policy.loops.after if policy.loops is not None else 3
+            session, problems = read(batch, self._tools, patience)
+            if session is None:
+                return list(problems)
+            try:
+                results.append(replay(session, policy, self._classifier, decisions=self._decisions))
+            except BadInput as error:
+                return [Problem(session.place, str(error))]
+        return [tuple(results)]
+
+
+def tools_of(path: str) -> tuple[Tool, ...]:
+    """Read tool definitions (OpenAI form, a JSON array) from a file; none for an empty path. Raises `BadInput`."""
+    if not path:
+        return ()
+    try:
+        return read_tools(orjson.loads(Path(path).read_bytes()), path)
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror or error}") from None
+    except orjson.JSONDecodeError as error:
+        raise BadInput(f"{path}: not JSON: {error}") from None
+
+
+def replayed(
+    path: Path, order: Order, *, workers: int = 1, skip: int = 0, note: Callable[[int], None] | None = None
+) -> Iterator[Replayed]:
+    """Replay every session of a file, in its order. `skip` leaves out the first sessions; `note` hears of bytes read.
+
+    Raises `BadInput` when the file cannot be read, `ConfigError` for a policy that does not hold.
+    """
+    here = Replayer(order)  # says at once what is wrong with a policy, in this process
+    source = _skipped(batches(path), skip)
+    if workers <= 1 or path.stat().st_size < WORTH_A_PROCESS // 8:
+        for item in source:
+            if isinstance(item, Problem):
+                yield item
+                continue
+            if note is not None and item.done:
+                note(item.done)
+            yield from here(item)
+        return
+    # Spawned, not forked: a fork copies locks that threads of this process may hold.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(order,)) as pool:
+        waiting: deque[Future[list[Replayed]] | Problem] = deque()
+        task: list[Batch] = []
+        running = 0
+        try:
+            for item in source:
+                if isinstance(item, Problem):
+                    if task:
+                        waiting.append(pool.submit(_work, task))
+                        running, task = running + 1, []
+                    waiting.append(item)
+                else:
+                    task.append(item)
+                    if note is not None and item.done:
+                        note(item.done)
+                if len(task) >= SESSIONS_A_TASK:
+                    waiting.append(pool.submit(_work, task))
+                    running, task = running + 1, []
+                while waiting and (running > workers * TASKS_AHEAD or isinstance(waiting[0], Problem)):
+                    first = waiting.popleft()
+                    if isinstance(first, Problem):
+                        yield first
+                    else:
+                        running -= 1
+                        yield from first.result()
+            if task:
+                waiting.append(pool.submit(_work, task))
+            for first in waiting:
+                if isinstance(first, Problem):
+                    yield first
+                else:
+                    yield from first.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _skipped(source: Iterator[Batch | Problem], skip: int) -> Iterator[Batch | Problem]:
+    """Leave out what a former run has done already: sessions and problems count alike."""
+    for number, item in enumerate(source):
+        if number >= skip:
+            yield item
+
+
+_replayers: list[Replayer] = []
+
+
+def _begin(order: Order) -> None:
+    _replayers[:] = [Replayer(order)]
+
+
+def _work(task: Sequence[Batch]) -> list[Replayed]:
+    return [entry for batch in task for entry in _replayers[0](batch)]
