@@ -220,3 +220,13 @@ def test_what_only_one_provider_understands_is_refused(router: Router) -> None:
     builder.add_edge(START, "answer")
     with pytest.raises(ConfigError, match="service_tier"):
         router.wrap(builder.compile()).invoke(QUESTION, at("t"))
+
+
+def test_two_tenants_with_one_session_name_share_nothing(router: Router) -> None:
+    model = router.chat_model()
+    for tenant in ("acme", "globex"):
+        with router.session("ticket-1", tenant=tenant) as session:
+            model.invoke("hello")
+        assert [(receipt.tenant, receipt.step) for receipt in session.receipts()] == [(tenant, 1)]
+    assert router.receipts("ticket-1") == []
+    assert len(router.receipts("ticket-1", tenant="acme")) == 1

@@ -13,7 +13,7 @@ from waywiser.errors import BadInput, WaywiserError
 from waywiser.runtime import DEFAULT_STORE
 
 if TYPE_CHECKING:
-    from waywiser.langgraph.router import Router
+    from waywiser.langgraph.router import Session
 
 COLUMNS = ("step", "node", "kind", "tier", "model", "in", "cached", "out", "cost", "why")
 
@@ -46,13 +46,13 @@ def perform(args: argparse.Namespace) -> int:
             session = args.session if args.session and not number else router.runtime.engine.clock.new_id()
             shown.begin(text)
             answer, error = "", ""
-            with router.session(session, tenant=args.tenant):
+            with router.session(session, tenant=args.tenant) as info:
                 try:
                     answer = answer_of(graph, text, session)
                 except WaywiserError as problem:
                     error = f"{problem.code}: {problem}"
                     code = 1
-            _finish(args, router, run_id, session, answer, error)
+            _finish(args, info, run_id, answer, error)
     return code
 
 
@@ -76,8 +76,8 @@ class Shown:
         print(f"  {receipt.step:>3}  {receipt.kind:<10} {what:<28} {usd(receipt.cost_nanos)}{loop}", flush=True)
 
 
-def _finish(args: argparse.Namespace, router: Router, run_id: object, session: str, answer: str, error: str) -> None:
-    receipts = router.receipts(session)
+def _finish(args: argparse.Namespace, session: Session, run_id: object, answer: str, error: str) -> None:
+    receipts = session.receipts()
     total = sum(receipt.cost_nanos for receipt in receipts)
     top = sum(receipt.top_tier_nanos for receipt in receipts)
     simulated = any(receipt.simulated for receipt in receipts)
@@ -85,7 +85,7 @@ def _finish(args: argparse.Namespace, router: Router, run_id: object, session: s
         write_json(
             {
                 "id": run_id,
-                "session": session,
+                "session": session.key,
                 "answer": answer,
                 "error": error or None,
                 "simulated": simulated,
@@ -99,7 +99,7 @@ def _finish(args: argparse.Namespace, router: Router, run_id: object, session: s
     print(summary(receipts))
     if simulated:
         print("simulated models: the answers are made up by rules, the prices are examples")
-    print(f"session {session}; `waywiser explain RECEIPT` tells more (waywiser explain session:{session})")
+    print(f"session {session.key}; `waywiser explain RECEIPT` tells more (waywiser explain session:{session.key})")
 
 
 def summary(receipts: Any) -> str:

@@ -30,6 +30,11 @@ class SessionInfo:
 _current: ContextVar[SessionInfo | None] = ContextVar("waywiser_session", default=None)
 
 
+def session_of(session: str, tenant: str) -> str:
+    """Name a session so that two tenants who choose the same name do not share one."""
+    return f"{tenant}/{session}" if tenant else session
+
+
 @contextmanager
 def within(info: SessionInfo) -> Iterator[SessionInfo]:
     """Make `info` the session of all calls of this context."""
@@ -51,6 +56,7 @@ def origin_of(
     """
     info = _current.get()
     session = metadata.get(SESSION_KEY) or (info.id if info else "") or metadata.get("thread_id") or fallback_session
+    tenant = str(metadata.get(TENANT_KEY) or (info.tenant if info else ""))
     path = _path(metadata)
     node = str(metadata.get("langgraph_node") or "")
     kind, kind_by = str(metadata.get(KIND_KEY) or ""), "the graph"
@@ -60,8 +66,8 @@ def origin_of(
     if kind and kind not in KINDS:
         raise BadInput(f"metadata.{KIND_KEY}: {kind!r} is none of {', '.join(sorted(KINDS))}")
     return Origin(
-        session=str(session),
-        tenant=str(metadata.get(TENANT_KEY) or (info.tenant if info else "")),
+        session=session_of(str(session), tenant),
+        tenant=tenant,
         agent="/".join(path),
         node=node,
         node_role=(roles or {}).get("/".join((*path, node)), ""),

@@ -12,7 +12,7 @@ from waywiser.acceptance import UserCheck
 from waywiser.core.policy import Policy
 from waywiser.core.receipt import Receipt
 from waywiser.langgraph.chat_model import RoutedChatModel
-from waywiser.langgraph.context import SessionInfo, within
+from waywiser.langgraph.context import SessionInfo, session_of, within
 from waywiser.langgraph.wrap import G, wrap
 from waywiser.ports import Classifier, SessionStore, Sink
 from waywiser.runtime import Runtime, build, load
@@ -25,16 +25,20 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One run of an agent: what it has cost so far and why. Made by `Router.session()`."""
+    """One run of an agent: what it has cost so far and why. Made by `Router.session()`.
+
+    `key` is what the store calls it: the id, behind the tenant's name where there is one.
+    """
 
     def __init__(self, info: SessionInfo, store: SessionStore) -> None:
         self.id = info.id
         self.tenant = info.tenant
+        self.key = session_of(info.id, info.tenant)
         self._store = store
 
     def receipts(self) -> Sequence[Receipt]:
         """Return the receipts of this session, oldest first."""
-        return self._store.receipts(self.id)
+        return self._store.receipts(self.key)
 
     @property
     def cost_usd(self) -> float:
@@ -112,9 +116,9 @@ class Router:
         with within(info):
             yield Session(info, self._runtime.engine.store)
 
-    def receipts(self, session_id: str) -> Sequence[Receipt]:
+    def receipts(self, session_id: str, *, tenant: str = "") -> Sequence[Receipt]:
         """Return the receipts of a session, oldest first."""
-        return self._runtime.engine.store.receipts(session_id)
+        return self._runtime.engine.store.receipts(session_of(session_id, tenant))
 
     def close(self) -> None:
         """Release the store and the connections."""
