@@ -211,20 +211,21 @@ def by_langchain(scenario: Scenario) -> str:
                 below = agent_of(depth - 1)
 
                 def inner(item: str) -> str:
-                    config = {"configurable": {"thread_id": "run"}}
-                    return str(below.invoke({"messages": [("user", item)]}, config)["messages"][-1].content)
+                    return str(below.invoke({"messages": [("user", item)]})["messages"][-1].content)
 
-            limits = ModelCallLimitMiddleware(thread_limit=calls, exit_behavior="error")
+            limits = ModelCallLimitMiddleware(thread_limit=calls)
             middleware = [limits, ModelRetryMiddleware(max_retries=2, initial_delay=0.0, jitter=False)]
             model = FakeModel(provider=provider)
-            return create_agent(model, tools_for(scenario, inner), middleware=middleware, checkpointer=saver)
+            keep = saver if depth == scenario.depth else None
+            return create_agent(model, tools_for(scenario, inner), middleware=middleware, checkpointer=keep)
 
         config = {"configurable": {"thread_id": "run"}, "recursion_limit": 200}
         agent = agent_of(scenario.depth)
         try:
             talk(agent, scenario, config, f"turn {turn}")
-        except Exception as error:  # noqa: BLE001 - its own exception is internal
-            stopped = "stopped" if "limit" in str(error).lower() else type(error).__name__
+            stopped = "stopped" if provider.asked < MOST_CALLS else ""
+        except Exception as error:  # noqa: BLE001 - whatever it says is the result
+            stopped = type(error).__name__
         counted = agent.get_state(config).values.get("thread_model_call_count", 0)
     return _cell(scenario, provider, counted, 0, stopped)
 

@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Literal, TypeVar
 
 from waywiser.core.budget import Account, Amounts, Claim, Hold, Scope, Shortfall, Standing
@@ -31,7 +32,8 @@ SESSION_TTL_S = 7 * 86_400
 SCOPE_TTL_S = 3 * 86_400
 LOOK_AGAIN_S = 0.5
 KNOWN_KEPT = 8192
-UNDELIVERED_KEPT = 100_000
+DELIVERED_AT_ONCE = 64
+UNDELIVERED_MOST = 200_000
 
 
 class RedisStore:
@@ -54,7 +56,8 @@ class RedisStore:
         self._books = Books(prefix, session_ttl_s, SCOPE_TTL_S)
         self._prefix, self._policy = prefix, away
         self._look_again_s = 0.0
-        self._undelivered: deque[Settlement] = deque(maxlen=UNDELIVERED_KEPT)
+        self._undelivered: deque[Settlement] = deque()
+        self._delivering = threading.Lock()
         self._lock = threading.Lock()
         self._accounts: OrderedDict[str, Account] = OrderedDict()
         self._live: OrderedDict[str, tuple[Hold, str]] = OrderedDict()
@@ -165,6 +168,8 @@ class RedisStore:
 
     def _reserve(self, claim: Claim) -> Turns[Hold | Shortfall]:
         def instead() -> Hold | Shortfall:
+            if len(self._undelivered) >= UNDELIVERED_MOST:
+                raise StoreError(f"{self}: away for so long that {UNDELIVERED_MOST} settlements wait for it")
             self._adopt(claim.session, claim.path, claim.now_s)
             return self._local.reserve(claim)
 
@@ -192,8 +197,9 @@ class RedisStore:
         trouble = f"{self}: cannot be reached"
         if time.monotonic() >= self._look_again_s:
             try:
-                yield from self._deliver()
-                return (yield from turns)
+                if (yield from self._caught_up()) or self._policy == "closed":
+                    return (yield from turns)
+                trouble = f"{self}: settlements are still being delivered"
             except Away as away:
                 trouble = str(away)
                 self._look_again_s = time.monotonic() + LOOK_AGAIN_S
@@ -209,22 +215,31 @@ class RedisStore:
         except Away as away:
             raise StoreError(str(away)) from away
 
-    def _deliver(self) -> Turns[None]:
-        """Deliver what was settled while the server was away. Doing it twice is harmless: a hold is charged once."""
-        while self._undelivered:
-            settlement = self._undelivered[0]
-            yield from self._books.settle(settlement)
-            # Another thread may have delivered it too.
-            if self._undelivered and self._undelivered[0] is settlement:
-                self._undelivered.popleft()
-            if not self._undelivered:
-                # What was known locally is now behind the server's knowledge.
-                self._local = MemoryStore()
-                with self._lock:
-                    self._accounts.clear()
+    def _caught_up(self) -> Turns[bool]:
+        """Deliver what was settled while the server was away. False while another caller is at it.
+
+        `closed` need not wait for that: what is undelivered is still held on the server.
+        """
+        if not self._undelivered:
+            return True
+        if not self._delivering.acquire(blocking=False):
+            return False
+        try:
+            while self._undelivered:
+                batch = list(islice(self._undelivered, DELIVERED_AT_ONCE))
+                yield from self._books.deliver(batch)
+                for _ in batch:
+                    self._undelivered.popleft()
+            # What was known locally is now behind the server's knowledge.
+            self._local = MemoryStore()
+            with self._lock:
+                self._accounts.clear()
+        finally:
+            self._delivering.release()
+        return True
 
     def _farewell(self) -> Turns[None]:
-        yield from self._deliver()
+        yield from self._caught_up()
         yield from self._books.flush()
 
     def _know(self, standings: Sequence[Standing]) -> None:

@@ -119,6 +119,14 @@ class Books:
             yield from self._allotments.report(session, scope, settlement.now_s)
         return self._standings(session, settlement.path, data)
 
+    def deliver(self, settlements: Sequence[Settlement]) -> Turns[None]:
+        """Settle what could not be settled at its time, many in one round trip. A hold settled already is not again."""
+        runs = [self._settle_run(settlement) for settlement in settlements]
+        receipts = [self._index_run(one.receipt) for one in settlements if one.receipt is not None]
+        yield [*runs, *receipts]
+        for session in {settlement.session for settlement in settlements}:
+            self.drop(session)
+
     def record(self, receipt: Receipt) -> Turns[None]:
         """Keep a receipt that comes without a settlement."""
         args = (
