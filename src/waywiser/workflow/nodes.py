@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langchain_core.tools import BaseTool
 
 from waywiser.workflow import prompts
@@ -68,8 +68,10 @@ def synthesis(node: SynthesisNode, model: BaseChatModel) -> Body:
 
     def body(state: State) -> Generator[Ask, object, Update]:
         prompt = prompts.filled(node.prompt or prompts.SYNTHESIS, state)
-        history = prompts.messages_of(state) if node.history else []
-        answer = yield Ask(model, prompts.to_model(prompt, history), kind)
+        # Without a conversation the prompt is all there is to answer, so it's what the person says.
+        alone: list[AnyMessage] = [HumanMessage(prompt)]
+        sent = prompts.to_model(prompt, prompts.messages_of(state)) if node.history else alone
+        answer = yield Ask(model, sent, kind)
         if node.writes == "messages":
             return {"messages": [answer if isinstance(answer, AIMessage) else AIMessage(text_of(answer))]}
         text = text_of(answer)
