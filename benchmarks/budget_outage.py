@@ -3,8 +3,8 @@
     python benchmarks/budget_outage.py [--away closed|local] [--seconds 6] [--json]
 
 Sixteen threads of one worker make calls without a break. After a third of the time the server is killed (SIGKILL),
-after two thirds it is started again. `closed` must refuse while it is away, `local` must go on; both must charge, in the
-end, exactly what the "provider" wrote down. What is still held then are reservations whose reply was lost with the
+after two thirds it is started again. `closed` must refuse while it is away, `local` must go on; both must charge, in
+the end, exactly what the "provider" wrote down. What is still held then are reservations whose reply was lost with the
 server: their lease ends them.
 """
 

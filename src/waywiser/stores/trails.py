@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from waywiser.core.session import Settlement
 from waywiser.core.trail import Trail
 
-TRAILS_KEPT = 1024
+TRAILS_KEPT = 512
 
 
 def grown(trail: Trail, settlement: Settlement) -> Trail:
