@@ -13,8 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-
-uvicorn = pytest.importorskip("uvicorn", reason="the extra `proxy` is not installed")
+import uvicorn
 
 from waywiser.proxy.app import App
 from waywiser.proxy.server import configured, listen
@@ -23,6 +22,8 @@ from waywiser.proxy.service import Options, Service, open_service
 ROOT = Path(__file__).resolve().parents[2]
 SIMULATED = str(ROOT / "policies" / "simulated.yaml")
 
+ROW = '  {name}: {{base_url: "{url}", remote: "{remote}", {rest}}}'
+REST = "context: 900000, max_output: 400000, price: {input: 1, output: 4}, abilities: [tools, json_schema]"
 FAULTY = """
 version: 1
 name: faulty
@@ -31,19 +32,17 @@ tiers:
   standard: [{faults}]
   premium: [local/ok-best]
 models:
-  local/ok: {{base_url: "{url}", remote: ok, context: 32000, price: {{input: 1, output: 4}}, abilities: [tools, json_schema]}}
-  local/ok-best: {{base_url: "{url}", remote: ok, context: 32000, price: {{input: 5, output: 20}}, abilities: [tools, json_schema]}}
 {models}
 steps: {{synthesis: {{tier: economy}}, tool_call: {{tier: economy}}}}
 budget: {{session: {{usd: 1000}}}}
 fallback: {{attempts: 2, timeout_s: 0.5, deadline_s: 3}}
 """
 FAULTS = {
-    "rate-limited": "fault:429-after-1", "broken": "fault:500", "silent": "fault:timeout-headers", "locked": "fault:401",
-    "too-long": "fault:context", "cut": "fault:cut", "stalled": "fault:stall-midstream", "slow": "slow:300",
-    "endless": "words:20000", "tools": "tools:1", "wordy": "words:50",
+    "local/rate-limited": "fault:429-after-1", "local/broken": "fault:500", "local/silent": "fault:timeout-headers",
+    "local/locked": "fault:401", "local/too-long": "fault:context", "local/cut": "fault:cut", "local/slow": "slow:300",
+    "local/stalled": "fault:stall-midstream", "local/endless": "words:20000", "local/tools": "tools:1",
+    "local/wordy": "words:50",
 }  # fmt: skip
-MODEL = '  local/{name}: {{base_url: "{url}", remote: "{remote}", context: 900000, max_output: 400000, price: {{input: 1, output: 4}}, abilities: [tools, json_schema]}}'
 
 
 class Proxy:
@@ -123,10 +122,10 @@ def upstream() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def faulty_policy(upstream: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    models = [MODEL.format(name=name, remote=remote, url=f"{upstream}/v1") for name, remote in FAULTS.items()]
-    names = ", ".join(f"local/{name}" for name in FAULTS)
+    remotes = FAULTS | {"local/ok": "ok", "local/ok-best": "ok"}
+    rows = [ROW.format(name=name, remote=remote, url=f"{upstream}/v1", rest=REST) for name, remote in remotes.items()]
     path = tmp_path_factory.mktemp("policies") / "faulty.yaml"
-    path.write_text(FAULTY.format(url=f"{upstream}/v1", faults=names, models="\n".join(models)))
+    path.write_text(FAULTY.format(faults=", ".join(FAULTS), models="\n".join(rows)))
     return str(path)
 
 

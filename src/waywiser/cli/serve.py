@@ -47,9 +47,7 @@ def perform(args: argparse.Namespace) -> int:
     try:
         from waywiser.proxy.server import listen, serve  # noqa: PLC0415 - needs an extra
     except ImportError as error:
-        raise ConfigError(
-            f"`waywiser serve` needs the extra `proxy`: pip install 'waywiser[proxy]' ({error.name})"
-        ) from None
+        raise ConfigError(f"{error.name} is missing: `waywiser serve` needs the extra `waywiser[proxy]`") from None
     from waywiser.proxy.service import Options, open_service  # noqa: PLC0415 - as above
 
     if args.workers < 1 or args.max_body_mb <= 0 or args.grace < 0:

@@ -26,17 +26,17 @@ DIALECTS: Mapping[str, Dialect] = {
 }
 
 
-async def _health(service: Service, request: Request, rest: str) -> None:
+async def _health(service: Service, request: Request, rest: str) -> None:  # noqa: ARG001 - a row of the table
     await request.answer(200, b'{"status":"ok"}')
 
 
-async def _ready(service: Service, request: Request, rest: str) -> None:
+async def _ready(service: Service, request: Request, rest: str) -> None:  # noqa: ARG001 - as above
     """Say whether requests are welcome: the store answers."""
     await service.receipts("readyz")
     await request.answer(200, b'{"status":"ready"}')
 
 
-async def _metrics(service: Service, request: Request, rest: str) -> None:
+async def _metrics(service: Service, request: Request, rest: str) -> None:  # noqa: ARG001 - as above
     await request.answer(200, service.metrics.text(service.worker), kind=metrics.KIND)
 
 

@@ -15,8 +15,8 @@ from waywiser.upstream.wire import Raw
 class Asked:
     """A request as read: the call without its origin, and what the body says of session, labels and samples.
 
-    `samples` is how many answers are asked for; `told` says whether a stream is to end with its usage; `echo` holds what
-    the dialect's answers repeat of the request.
+    `samples` is how many answers are asked for; `told` says whether a stream is to end with its usage; `echo` holds
+    what the dialect's answers repeat of the request.
     """
 
     call: Call

@@ -40,12 +40,21 @@ async def stream_all(
     engine: Engine, calls: Sequence[Call], answers: list[Answer]
 ) -> AsyncGenerator[tuple[int, Chunk], None]:
     """Answer every call in pieces, each with the number of its answer. Whole answers are appended, in order."""
-    if len(calls) == 1:
-        async with aclosing(engine.astream(calls[0], answers)) as chunks:
-            async for chunk in chunks:
-                yield 0, chunk
+    if len(calls) > 1:
+        async with aclosing(_merged(engine, calls, answers)) as pieces:
+            async for piece in pieces:
+                yield piece
         return
-    queue: asyncio.Queue[tuple[int, Chunk] | None] = asyncio.Queue(maxsize=2 * len(calls))
+    async with aclosing(engine.astream(calls[0], answers)) as chunks:
+        async for chunk in chunks:
+            yield 0, chunk
+
+
+async def _merged(
+    engine: Engine, calls: Sequence[Call], answers: list[Answer]
+) -> AsyncGenerator[tuple[int, Chunk], None]:
+    """Follow several streams at once. What ends one badly ends them all."""
+    queue: asyncio.Queue[tuple[int, Chunk] | Exception | None] = asyncio.Queue(maxsize=2 * len(calls))
     found: list[list[Answer]] = [[] for _ in calls]
 
     async def follow(number: int, call: Call) -> None:
@@ -53,28 +62,24 @@ async def stream_all(
             async with aclosing(engine.astream(call, found[number])) as chunks:
                 async for chunk in chunks:
                     await queue.put((number, chunk))
-        finally:
-            if not stopping:
-                await queue.put(None)
+        except Exception as error:  # noqa: BLE001 - raised again where the stream is read
+            await queue.put(error)
+        else:
+            await queue.put(None)
 
-    stopping = False
     tasks = [asyncio.create_task(follow(number, call)) for number, call in enumerate(calls)]
     try:
         left = len(tasks)
         while left:
             item = await queue.get()
-            if item is not None:
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                left -= 1
+            else:
                 yield item
-                continue
-            left -= 1
-            for task in tasks:
-                if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-                    raise error
-        for task in tasks:
-            await task
         answers.extend(one for each in found for one in each)
     finally:
-        stopping = True
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

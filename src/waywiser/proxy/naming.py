@@ -34,20 +34,16 @@ class Names:
         usable = self._usable(allowed)
         if not usable:
             raise Denied(403, "policy_not_allowed", "this key may use no policy that is served here")
-        first = usable[0]
         if name in ("", "auto"):
-            return Wanted(first.name)
-        kind, colon, rest = name.partition(":")
-        if colon and kind == "policy":
-            if rest in self._policies and all(policy.name != rest for policy in usable):
+            return Wanted(usable[0].name)
+        kind, _, rest = name.partition(":")
+        if kind == "policy" and rest in self._policies:
+            if allowed and rest not in allowed:
                 raise Denied(403, "policy_not_allowed", f"this key may not use the policy `{rest}`", param="model")
-            if rest in self._policies:
-                return Wanted(rest)
-        elif colon and kind == "tier":
-            for policy in usable:
-                if any(tier.name == rest for tier in policy.tiers):
-                    return Wanted(policy.name, tier=rest)
+            return Wanted(rest)
         for policy in usable:
+            if kind == "tier" and any(tier.name == rest for tier in policy.tiers):
+                return Wanted(policy.name, tier=rest)
             if (model := _model_of(policy, name)) is not None:
                 return Wanted(policy.name, model=model)
         known = ", ".join(self.listed(allowed))

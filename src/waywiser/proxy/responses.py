@@ -21,8 +21,12 @@ _ECHOED = (
     "tool_choice", "tools", "top_p", "user", "prompt_cache_key", "service_tier",
 )  # fmt: skip
 _DEFAULTS: Mapping[str, JSON] = {
-    "metadata": {}, "parallel_tool_calls": True, "text": {"format": {"type": "text"}}, "tool_choice": "auto", "tools": [],
-}  # fmt: skip
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+}
 
 
 class ResponsesDialect:
@@ -59,13 +63,7 @@ class ResponsesDialect:
     def broken(self, trouble: Trouble) -> bytes:
         """Write an error event; no event says that the response is complete."""
         error = error_of(trouble)
-        flat: Object = {
-            "type": "error",
-            "code": trouble.code,
-            "message": trouble.message,
-            "param": trouble.param or None,
-        }
-        return _event(flat | {"error": error})
+        return _event(error | {"type": "error", "error": error})
 
 
 class ResponsesEvents:
@@ -96,9 +94,8 @@ class ResponsesEvents:
                 out += self._close() + self._open_message()
             text = mend(chunk.text)
             self._said.append(text)
-            out += self._event(
-                "response.output_text.delta", self._place() | {"content_index": 0, "delta": text, "logprobs": []}
-            )
+            said: Object = {"content_index": 0, "delta": text, "logprobs": []}
+            out += self._event("response.output_text.delta", self._place() | said)
         for piece in chunk.tool_calls:
             out += self._piece(piece)
         if chunk.finish is not None:
@@ -116,9 +113,8 @@ class ResponsesEvents:
         if self._item.get("type") != "function_call" or piece.index != self._tool:
             out += self._close()
             self._tool = piece.index
-            self._item = _function_call(f"fc_{self._id}_{piece.index}", piece.id, piece.name, "") | {
-                "status": "in_progress"
-            }
+            item = _function_call(f"fc_{self._id}_{piece.index}", piece.id, piece.name, "")
+            self._item = item | {"status": "in_progress"}
             out += self._event("response.output_item.added", {"output_index": len(self._output), "item": self._item})
         if piece.arguments:
             self._said.append(mend(piece.arguments))
@@ -158,7 +154,8 @@ class ResponsesEvents:
         return {"item_id": self._item["id"], "output_index": len(self._output)}
 
     def _event(self, kind: str, fields: Object) -> bytes:
-        event = _event({"type": kind, "sequence_number": self._number} | fields)
+        head: Object = {"type": kind, "sequence_number": self._number}
+        event = _event(head | fields)
         self._number += 1
         return event
 
@@ -170,8 +167,12 @@ def _event(event: Mapping[str, JSON]) -> bytes:
 def _response(asked: Asked, model: str, created: int) -> Object:
     out: Object = {"id": f"resp_{asked.call.id}", "object": "response", "created_at": created, "model": model}
     fixed: Object = {
-        "error": None, "incomplete_details": None, "previous_response_id": None, "store": False, "truncation": "disabled",
-    }  # fmt: skip
+        "error": None,
+        "incomplete_details": None,
+        "previous_response_id": None,
+        "store": False,
+        "truncation": "disabled",
+    }
     return out | fixed | dict(asked.echo)
 
 

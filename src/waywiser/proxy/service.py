@@ -64,7 +64,7 @@ class Service:
         self.store: SessionStore = first.store
 
     def caller(self, request: Request) -> Caller:
-        """Find out who calls. Raises `Denied` without a valid key, and for web pages of strangers while keys are off."""
+        """Find out who calls. Raises `Denied` without a valid key; while keys are off, for pages of other sites."""
         if not self.keys.on:
             _same_site(request)
             return self.keys.caller("")

@@ -23,10 +23,12 @@ _HINTS = frozenset({
 
 _KNOWN: Mapping[str, frozenset[str]] = {
     "openai": frozenset({
-        "frequency_penalty", "presence_penalty", "logit_bias", "reasoning_effort", "reasoning", "verbosity", "prediction",
-        "service_tier", "prompt_cache_retention", "top_k", "min_p", "repetition_penalty",
+        "frequency_penalty", "presence_penalty", "logit_bias", "reasoning_effort", "reasoning", "verbosity",
+        "prediction", "service_tier", "prompt_cache_retention", "top_k", "min_p", "repetition_penalty",
     }),
-    "anthropic": frozenset({"top_k", "thinking", "service_tier", "context_management", "output_config", "inference_geo"}),
+    "anthropic": frozenset({
+        "top_k", "thinking", "service_tier", "context_management", "output_config", "inference_geo",
+    }),
 }  # fmt: skip
 
 
