@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
 DEFAULT_STORE = "waywiser.sqlite"
+REDIS = ("redis://", "rediss://", "unix://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +65,13 @@ def build(
 ) -> Runtime:
     """Put a runtime together.
 
-    `store` is a path of a SQLite file (default `waywiser.sqlite` in the current folder), `:memory:`, or a store.
+    `store` is what `open_store` takes (default: the SQLite file `waywiser.sqlite` in the current folder).
     `models` answers for models by name with LangChain chat models. `need_keys=False` is for deciding without calling. Raises `ConfigError` for a model whose key is not
     in the environment, with the place where the policy names it.
     """
     own = dict(models or {})
     core = _handed_over(policy, own)
-    if need_keys and (missing := missing_keys(core, own)):
+    if need_keys and (missing := [*missing_keys(core, own), *_not_handed_over(core, own)]):
         raise ConfigError(missing)
     made: dict[str, Upstream] = {"simulated": SimulatedUpstream(partial(TokenEstimator().text, encoding="o200k_base"))}
     if own:
@@ -95,16 +96,36 @@ def build(
 
 
 def open_store(store: str | Path | SessionStore | None) -> SessionStore:
-    """Open a session store by path or URL, or take the one given."""
+    """Open a session store by the path of a SQLite file, as `:memory:`, by the URL of a Redis, or take the one given.
+
+    `?away=local` at the end of a Redis URL lets calls go on while it can't be reached; without it they are refused.
+    Raises `StoreError` when it can't be opened, `ConfigError` for a URL that says something else.
+    """
     if store is None:
         return SqliteStore(DEFAULT_STORE)
-    if isinstance(store, str | Path):
-        return MemoryStore() if str(store) == ":memory:" else SqliteStore(store)
-    return store
+    if not isinstance(store, str | Path):
+        return store
+    if str(store).startswith(REDIS):
+        return _redis(str(store))
+    return MemoryStore() if str(store) == ":memory:" else SqliteStore(store)
+
+
+def _redis(url: str) -> SessionStore:
+    try:
+        from waywiser.stores.redis import RedisStore  # noqa: PLC0415 - needs an extra
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"store: {error.name} is not installed; pip install 'waywiser[redis]'") from None
+    plain, _, query = url.partition("?")
+    away = query.removeprefix("away=") if query else "closed"
+    if away not in {"closed", "local"}:
+        raise ConfigError(f"store: `?{query}` is not understood; `?away=closed` and `?away=local` are")
+    return RedisStore(plain, away="local" if away == "local" else "closed")
 
 
 def open_existing(path: str | Path) -> SessionStore:
-    """Open a SQLite store that must be there already. Raises `StoreError` for one that is not."""
+    """Open a store that must be there already. Raises `StoreError` for one that is not."""
+    if str(path).startswith(REDIS):
+        return open_store(path)
     if not Path(path).is_file():
         raise StoreError(f"{path}: no such store; `--store` names another")
     return SqliteStore(path)
@@ -144,6 +165,18 @@ def missing_keys(loaded: LoadedPolicy, own: Mapping[str, object]) -> list[Proble
                     )
                 )
     return problems
+
+
+def _not_handed_over(loaded: LoadedPolicy, own: Mapping[str, object]) -> Iterator[Problem]:
+    """Name every model that answers through LangChain and was not given."""
+    for tier in loaded.policy.tiers:
+        for index, model in enumerate(tier.models):
+            if model.api == "langchain" and model.name not in own:
+                yield loaded.source.problem(
+                    ("tiers", tier.name, index),
+                    f"`{model.name}` answers through LangChain, and was not handed over",
+                    f"Router.from_policy(…, models={{{model.name!r}: …}})",
+                )
 
 
 def _handed_over(loaded: LoadedPolicy, own: Mapping[str, object]) -> LoadedPolicy:

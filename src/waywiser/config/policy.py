@@ -112,7 +112,13 @@ class _Loader:
                 lease_s=budget.lease_s,
             ),
             loops=self._loops(),
-            fallback=FallbackRule(spec.fallback.attempts, spec.fallback.timeout_s, spec.fallback.deadline_s),
+            fallback=FallbackRule(
+                spec.fallback.attempts,
+                spec.fallback.timeout_s,
+                spec.fallback.deadline_s,
+                cut_stream=spec.fallback.cut_stream,
+                cut_repetition=spec.fallback.cut_repetition,
+            ),
             min_saving=spec.switching.min_saving,
             reveal_below=spec.reveal.below if spec.reveal else 0.0,
         )
@@ -141,11 +147,12 @@ class _Loader:
         try:
             known = self._table.get(name)
         except KeyError:
-            if own is None or not own.base_url or not own.price or not own.context:
+            complete = own is not None and (own.base_url or own.api == "langchain") and own.price and own.context
+            if not complete:
                 near = suggest(name, self._spec.models) or self._table.closest(name)
                 hint = f"did you mean `{near}`?" if near else "give it `base_url`, `context` and `price` under `models`"
                 if own is not None:
-                    hint = "a model the catalogue does not know needs `base_url`, `context` and `price`"
+                    hint = "a model the catalogue does not know needs `base_url` (or `api: langchain`), `context` and `price`"
                 self._problem(path, f"unknown model `{name}`", hint)
                 return None
             known = Model(name, remote=name.partition("/")[2] or name)

@@ -1,0 +1,59 @@
+"""The composition root: stores by name, models handed over, keys that are missing."""
+
+from pathlib import Path
+
+import pytest
+from langchain_core.language_models.fake_chat_models import FakeListChatModel
+
+from waywiser import ConfigError, Router, StoreError
+from waywiser.config.source import Source
+from waywiser.runtime import build, load, open_existing, open_store
+from waywiser.stores.memory import MemoryStore
+from waywiser.stores.redis import RedisStore
+from waywiser.stores.sqlite import SqliteStore
+from waywiser.testing.redis_server import RedisServer
+
+OWN = """
+version: 1
+name: own
+tiers: {only: [mine/model]}
+models: {mine/model: {api: langchain, context: 8000, price: {input: 1, output: 2}}}
+"""
+
+
+def test_a_store_by_name(tmp_path: Path) -> None:
+    assert isinstance(open_store(":memory:"), MemoryStore)
+    path = tmp_path / "s.sqlite"
+    open_store(path).close()
+    store = open_existing(path)
+    assert isinstance(store, SqliteStore)
+    assert open_store(store) is store
+    with pytest.raises(StoreError, match="no such store"):
+        open_existing(tmp_path / "other.sqlite")
+
+
+def test_a_redis_by_url(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path)
+    try:
+        store = open_store(f"{server.url}?away=local")
+        assert isinstance(store, RedisStore)
+        assert store.receipts("nobody") == []
+        store.close()
+    finally:
+        server.kill()
+    with pytest.raises(ConfigError, match="not understood"):
+        open_store("redis://127.0.0.1:1/0?away=perhaps")
+
+
+def test_a_model_of_ones_own_has_to_be_handed_over() -> None:
+    loaded = load(Source.parse(OWN, "own.yaml"))
+    with pytest.raises(ConfigError, match=r"own\.yaml:4:16: `mine/model` answers through LangChain"):
+        build(loaded, store=":memory:")
+    runtime = build(loaded, store=":memory:", models={"mine/model": FakeListChatModel(responses=["mine"])})
+    assert Router(runtime).chat_model().invoke("hello").text == "mine"
+
+
+def test_a_model_in_no_tier_is_not_taken() -> None:
+    loaded = load(Source.parse(OWN, "own.yaml"))
+    with pytest.raises(ConfigError, match="your/model: in no tier"):
+        build(loaded, store=":memory:", models={"your/model": FakeListChatModel(responses=["mine"])})
