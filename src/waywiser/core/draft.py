@@ -43,6 +43,7 @@ class InFlight:
     assembly: Assembly | None = None
     reply: Reply | None = None
     settlement: Settlement | None = None
+    notes: tuple[str, ...] = ()
 
     def usage_so_far(self) -> Usage:
         """What is known, or must be assumed, to be used by now.
@@ -174,6 +175,7 @@ class Draft:
                 failure,
                 detail,
                 None if flight.first_token_s is None else flight.first_token_s - started,
+                flight.notes,
             )
         )
         self._usage += usage
@@ -185,7 +187,7 @@ class Draft:
         self._landed = flight
         self.attempted(flight, reply.usage, ended_s, "", "")
         if reply.notes:
-            self._attempts[-1] = replace(self._attempts[-1], notes=reply.notes)
+            self._attempts[-1] = replace(self._attempts[-1], notes=(*flight.notes, *reply.notes))
 
     def step(self, flight: InFlight, usage: Usage, reply: Reply, now_s: float) -> StepRecord:
         """The step as the trail keeps it."""

@@ -26,9 +26,11 @@ from waywiser.core.fallback import GiveUp, Tried, first_rung, next_move
 from waywiser.core.judge import Bench, Judgement, as_revealed, judge, reveal
 from waywiser.core.loops import carried, find_loop, hint_text, holds, next_rung
 from waywiser.core.policy import LoopControl, Policy
+from waywiser.core.portability import ported
 from waywiser.core.progress import seen
 from waywiser.core.quantiles import History
 from waywiser.core.receipt import Receipt
+from waywiser.core.resume import RESUMED, Seam, continued, joined, lengthened, remaining, resumes
 from waywiser.core.scoring import Candidate
 from waywiser.core.session import Settlement
 from waywiser.core.streams import Dropped, watch
@@ -81,6 +83,8 @@ class Pipeline:
         self._over = False
         self._concluding = ""
         self._pinned = ""
+        self._said = ""
+        self._finished = False
         self._jitter = 0.5
         self._loop = LoopState()
         self._costs: Mapping[tuple[str, str], History] = {}
@@ -170,7 +174,7 @@ class Pipeline:
             return (yield from self._fail(self._tried[-1].failure))
         dear: set[int] = set()
         while True:
-            candidate = ladder[index]
+            candidate = lengthened(ladder[index], self._said) if self._said else ladder[index]
             granted = yield from self._reserve(candidate, judgement)
             if isinstance(granted, Shortfall):
                 dear.add(index)
@@ -187,7 +191,7 @@ class Pipeline:
             if isinstance(outcome, _Landed):
                 return (yield from self._land(outcome))
             self._tried.append(Tried(candidate, outcome))
-            if self._draft.emitted:
+            if self._draft.emitted and not resumes(self._policy.fallback, outcome, finished=self._finished):
                 return (yield from self._fail(outcome))
             move = next_move(
                 self._policy.fallback,
@@ -210,7 +214,7 @@ class Pipeline:
     def _reserve(self, candidate: Candidate, judgement: Judgement) -> Effects[Asked | Shortfall]:
         """Set the money for one attempt aside; waits for holds of others, within the deadline, before it gives up."""
         room: Shortfall | None = None
-        limit = judgement.verdict.output_limit
+        limit = most = remaining(judgement.verdict.output_limit, self._said)
         wait = RESERVE_WAIT_S
         while True:
             hold = self._draft.next_hold()
@@ -242,7 +246,7 @@ class Pipeline:
                 return room
             yield from self._sleep(wait * (0.5 + self._jitter))
             wait = min(wait * 2, 0.5)
-            room, limit = None, judgement.verdict.output_limit
+            room, limit = None, most
 
     def _attempt(
         self, candidate: Candidate, judgement: Judgement, granted: Asked, revealing: bool
@@ -251,18 +255,33 @@ class Pipeline:
         flight = self._flight
         if flight is None:
             raise AssertionError("an attempt needs its hold")
-        call = self._outbound(granted.output_limit)
-        timeout_s = max(min(self._policy.fallback.timeout_s, self._deadline_s - self._now_s), 0.001)
+        fallback = self._policy.fallback
+        call, flight.notes = ported(
+            continued(self._outbound(granted.output_limit), self._said, candidate.model), candidate.model
+        )
+        before = self._said
+        if before:
+            flight.notes = (*flight.notes, RESUMED)
+        timeout_s = max(min(fallback.timeout_s, self._deadline_s - self._now_s), 0.001)
         flight.sent = True
         outcome: Reply | Failure | Dropped
         held: tuple[Chunk, ...] = ()
         if call.stream or revealing:
             watched = yield from watch(
-                call, candidate, judgement.step, flight, timeout_s, self._deadline_s, revealing=revealing
+                call,
+                candidate,
+                judgement.step,
+                flight,
+                timeout_s,
+                self._deadline_s,
+                revealing=revealing,
+                seam=Seam(before) if before else None,
+                cut_repetition=fallback.cut_repetition,
             )
             outcome, held = watched.outcome, watched.held
             self._now_s, self._jitter = watched.now_s, watched.jitter
             self._draft.emitted = self._draft.emitted or watched.emitted
+            self._said, self._finished = before + watched.said, watched.finished
         else:
             sent = yield from perform(Send(candidate.model, call, timeout_s))
             outcome, self._now_s, self._jitter, flight.started_s = (
@@ -272,7 +291,7 @@ class Pipeline:
                 sent.started_s,
             )
         if isinstance(outcome, Reply):
-            outcome = flight.reply = replace(outcome, usage=flight.filled(outcome))
+            outcome = flight.reply = joined(before, replace(outcome, usage=flight.filled(outcome)))
             if (checks := self._policy.step_rule(judgement.step.kind).accept) and not self._draft.emitted:
                 wrong = yield from perform(Check(call, outcome, checks))
                 if wrong:

@@ -157,11 +157,17 @@ class LoopControl:
 
 @dataclass(frozen=True, slots=True)
 class FallbackRule:
-    """How long and how often a call is tried. `attempts` counts every request sent; times in seconds."""
+    """How long and how often a call is tried. `attempts` counts every request sent; times in seconds.
+
+    `cut_stream` says what becomes of an answer that is cut while somebody reads it: it goes on elsewhere (`resume`) or
+    ends in an error (`fail`). `cut_repetition` stops one that repeats itself.
+    """
 
     attempts: int = 4
     timeout_s: float = 60.0
     deadline_s: float = 120.0
+    cut_stream: str = "fail"
+    cut_repetition: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 A stream is held only while nobody is reading it: for kinds that no person reads, whose kind is sure, everything is
 held until the reply is whole and accepted; for the others text goes out as it comes, and tool calls are held until
 they are whole. Where the kind is not sure, the first chunk with content decides. Nobody waits for a held stream
-beyond the call's deadline, however steadily it drips.
+beyond the call's deadline, however steadily it drips. An answer that has begun to repeat itself is cut, seen or not.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from waywiser.core.assembly import Assembly
 from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Reply, Usage
 from waywiser.core.draft import InFlight
 from waywiser.core.effects import Effect, Emit, Pull, StartStream, StopStream, perform
+from waywiser.core.monologue import Monologue
+from waywiser.core.resume import Seam
 from waywiser.core.scoring import Candidate
 from waywiser.core.steps import SURE, UNREAD, Step, StepKind, revealed
 
@@ -29,63 +31,91 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What came of a stream. `held` are the chunks not handed over yet, `emitted` whether any was."""
+    """What came of a stream. `held` are the chunks not handed over yet, `emitted` whether any was.
+
+    `said` is the text that was handed over, `finished` whether a finish was.
+    """
 
     outcome: Reply | Failure | Dropped
     held: tuple[Chunk, ...]
     emitted: bool
     now_s: float
     jitter: float
+    said: str = ""
+    finished: bool = False
 
 
 _LOST_AFTER_ALL = frozenset({FailureKind.CUT_SHORT, FailureKind.CONNECTION, FailureKind.TIMEOUT})
 """Failures that take nothing from an answer whose finish had come: only its usage may be missing then."""
 
 
-def watch(
-    call: Call, candidate: Candidate, step: Step, flight: InFlight, timeout_s: float, until_s: float, *, revealing: bool
+def watch(  # noqa: C901 - one loop, every way out of it
+    call: Call,
+    candidate: Candidate,
+    step: Step,
+    flight: InFlight,
+    timeout_s: float,
+    until_s: float,
+    *,
+    revealing: bool,
+    seam: Seam | None = None,
+    cut_repetition: bool = False,
 ) -> Generator[Effect[object], object, Watched]:
     """Follow one stream to its end. `revealing` drops it when its kind is not the one of `step`.
 
-    `until_s` is when a stream nobody has seen anything of yet is given up.
+    `until_s` is when a stream nobody has seen anything of yet is given up. `seam` joins it to what another attempt had
+    begun. `cut_repetition` ends an answer that repeats itself.
     """
     assembly = flight.assembly = Assembly()
     flight.started_s = yield from perform(StartStream(candidate.model, call, timeout_s))
     hold_all = not call.stream or (step.kind in UNREAD and step.confidence >= SURE)
+    monologue = Monologue() if cut_repetition else None
     held: list[Chunk] = []
-    emitted = False
-    tools_seen = False
+    said: list[str] = []
+    emitted = finished = tools_seen = False
     kind: StepKind | None = None
     while True:
         pulled = yield from perform(Pull())
         item = pulled.item
+        stop: Failure | Dropped | None = None
         if item is None or isinstance(item, Failure):
             outcome = _end(assembly, item)
             if isinstance(outcome, Failure) or not call.stream:
                 held.clear()
-            return Watched(outcome, tuple(held), emitted, pulled.now_s, pulled.jitter)
+            return Watched(outcome, tuple(held), emitted, pulled.now_s, pulled.jitter, "".join(said), finished)
+        if seam is not None:
+            item = replace(item, text=seam.feed(item.text, last=item.finish is not None or bool(item.tool_calls)))
         assembly.feed(item)
-        if not emitted and pulled.now_s >= until_s and item.finish is None:
-            yield from perform(StopStream())
-            late = _end(
-                assembly, Failure(FailureKind.TIMEOUT, "not whole by the deadline", usage=flight.usage_so_far())
-            )
-            return Watched(late, (), emitted=False, now_s=pulled.now_s, jitter=pulled.jitter)
         if kind is None and (kind := revealed(item)) is not None:
             flight.first_token_s = pulled.now_s
             if revealing and kind is not step.kind:
-                yield from perform(StopStream())
-                return Watched(
-                    Dropped(kind, flight.usage_so_far()), (), emitted=False, now_s=pulled.now_s, jitter=pulled.jitter
-                )
+                stop = Dropped(kind, flight.usage_so_far())
+        late = not emitted and pulled.now_s >= until_s
+        if stop is None and item.finish is None and (why := _intolerable(item, monologue, late=late)) is not None:
+            stop = replace(why, usage=flight.usage_so_far())
+        if stop is not None:
+            yield from perform(StopStream())
+            ended = stop if isinstance(stop, Dropped) else _end(assembly, stop)
+            return Watched(ended, (), emitted, pulled.now_s, pulled.jitter, "".join(said))
         tools_seen = tools_seen or bool(item.tool_calls)
         if hold_all or kind is None or tools_seen:
             held.append(item)
             continue
         for chunk in (*held, item):
             emitted = True
+            said.append(chunk.text)
+            finished = finished or chunk.finish is not None
             yield from perform(Emit(chunk))
         held.clear()
+
+
+def _intolerable(item: Chunk, monologue: Monologue | None, *, late: bool) -> Failure | None:
+    """Say why a stream that goes on should not."""
+    if late:
+        return Failure(FailureKind.TIMEOUT, "not whole by the deadline")
+    if monologue is not None and monologue.feed(item.text):
+        return Failure(FailureKind.CUT_SHORT, "stopped: it repeats itself")
+    return None
 
 
 def _end(assembly: Assembly, last: Failure | None) -> Reply | Failure:

@@ -17,6 +17,7 @@ from waywiser.core.health import Circuit, Health
 from waywiser.core.messages import File, Image, Message
 from waywiser.core.models import Ability, Model
 from waywiser.core.policy import Policy, Target
+from waywiser.core.portability import Forbidden, portable, surveyed
 from waywiser.core.receipt import Considered
 from waywiser.core.scoring import Candidate, expectation, expected_output, scored, warm_tokens
 from waywiser.core.steps import Step
@@ -52,11 +53,14 @@ def evaluate(
     limit = min((value for value in (asked, rule_limit) if value is not None), default=None)
     output_tokens = expected_output(trail.steps, step.kind, limit)
     needed = _needed(call) | target.require
+    bits = surveyed(call)
     fit: list[Candidate] = []
     excluded: list[Considered] = []
     for rank, tier in enumerate(policy.tiers):
         for model in tier.models:
             why = _why_not(model, rank, target, call, needed, tokens[model.encoding] + min(output_tokens, 16))
+            if not why and isinstance(moved := portable(call, model, bits), Forbidden):
+                why = f"the conversation can't go there: {moved.why}"
             if why:
                 excluded.append(Considered(model.name, tier.name, excluded=why))
                 continue
