@@ -86,15 +86,15 @@ def _list(entries: Mapping[str, KeyEntry], *, as_json: bool) -> None:
 def _revoke(path: Path, key_id: str) -> None:
     """Mark a key as revoked, and leave the rest of the file as somebody wrote it."""
     text = path.read_text("utf-8")
-    line = re.compile(rf"(?m)^- \{{id: {re.escape(key_id)}, (?!.*revoked: true)(.*)\}}\s*?$")
-    changed, count = line.subn(rf"- {{id: {key_id}, revoked: true, \1}}", text)
+    line = re.compile(rf'(?m)^- \{{id: "{re.escape(key_id)}", (?!.*revoked: true)(.*)\}}\s*?$')
+    changed, count = line.subn(rf'- {{id: "{key_id}", revoked: true, \1}}', text)
     if count != 1:
         raise BadInput(f"{path}: {key_id}: not written as this command writes it; add `revoked: true` by hand")
     path.write_text(changed, "utf-8")
 
 
 def _yaml(value: object) -> str:
+    # Always in quotes: a hash may look like a number.
     if isinstance(value, list):
-        return f"[{', '.join(map(str, value))}]"
-    # Ids made of digits would be read as numbers.
-    return f'"{value}"' if isinstance(value, str) and not value[:1].isalpha() else str(value)
+        return f"[{', '.join(map(_yaml, value))}]"
+    return f'"{value}"' if isinstance(value, str) else str(value)

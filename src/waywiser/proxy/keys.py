@@ -4,8 +4,8 @@ A key is `wk_<id>_<secret>`. The file of keys holds a SHA-256 of the whole key a
 random bits, so that a slow hash would protect nothing more. The file is a YAML list and is read again when it changes,
 so a key that is revoked there is refused within a second.
 
-    - {id: shop, sha256: 4f1c…, tenant: acme, policies: [support], requests_per_minute: 600, concurrent: 32}
-    - {id: old, sha256: 90ab…, tenant: acme, revoked: true}
+    - {id: shop, sha256: "4f1c…", tenant: acme, policies: [support], requests_per_minute: 600, concurrent: 32}
+    - {id: old, sha256: "90ab…", tenant: acme, revoked: true}
 """
 
 from __future__ import annotations
