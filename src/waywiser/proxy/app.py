@@ -12,9 +12,11 @@ from waywiser.proxy.dialect import Dialect
 from waywiser.proxy.exchange import exchange
 from waywiser.proxy.http import Message, Receive, Request, Send
 from waywiser.proxy.messages import MessagesDialect
+from waywiser.proxy.openapi import document
 from waywiser.proxy.responses import ResponsesDialect
 from waywiser.proxy.service import Service
 from waywiser.proxy.troubles import Denied, trouble_of
+from waywiser.upstream.wire import dump
 
 _log = logging.getLogger(__name__)
 Show = Callable[[Service, Request, str], Awaitable[None]]
@@ -40,10 +42,15 @@ async def _metrics(service: Service, request: Request, rest: str) -> None:  # no
     await request.answer(200, service.metrics.text(service.worker), kind=metrics.KIND)
 
 
+async def _openapi(service: Service, request: Request, rest: str) -> None:  # noqa: ARG001 - as above
+    await request.answer(200, dump(document()))
+
+
 PAGES: Mapping[str, Show] = {
     "/healthz": _health,
     "/readyz": _ready,
     "/metrics": _metrics,
+    "/openapi.json": _openapi,
     "/v1/models": records.models,
     "/v1/waywiser/receipts": records.receipt,
     "/v1/waywiser/sessions": records.session,
