@@ -145,7 +145,10 @@ def _events(record: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dict[
 def _from_event(role: str, body: Mapping[str, Any]) -> dict[str, Any]:
     calls = [_tool_call(call) for call in _list(_parsed(body.get("tool_calls")))]
     content = body.get("content")
-    turn: dict[str, Any] = {"role": role, "content": content if isinstance(content, str) else dump(content or "").decode()}
+    turn: dict[str, Any] = {
+        "role": role,
+        "content": content if isinstance(content, str) else dump(content or "").decode(),
+    }
     if not content:
         turn["content"] = ""
     if role == "tool":

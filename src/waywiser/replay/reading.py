@@ -73,25 +73,28 @@ def batches(path: Path) -> Iterator[Batch | Problem]:
             yield Batch(lines[0][0], key.partition("\n")[0], tuple(lines), 0)
 
 
-def read(batch: Batch, tools: tuple[Tool, ...] = (), patience: int = 3) -> tuple[Session | None, list[Problem]]:
-    """Decode one session. A session of which a line is broken is left out whole: its cost could not be known."""
+def read(batch: Batch, tools: tuple[Tool, ...] = (), patience: int = 3) -> Session | Problem:
+    """Decode one session. A session of which a line is broken is left out whole: its cost could not be known.
+
+    `tools` are offered where a recording names none; `patience` is for receipts, see there.
+    """
     try:
-        if batch.format == "session":
-            session = read_trajectory(orjson.loads(batch.lines[0][1]), batch.place, tools)
-        elif batch.format == "receipts":
-            told = [(place, orjson.loads(raw)) for place, raw in batch.lines]
-            session = receipts.read_session(told, tools, patience)
-        else:
-            records = [(place, orjson.loads(raw)) for place, raw in batch.lines]
-            session = FORMATS[batch.format].read_session(records, tools)
+        return _decoded(batch, tools, patience)
     except BadInput as error:
-        return None, [Problem(batch.place, str(error))]
+        return Problem(batch.place, str(error))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         # A recording may be broken in more ways than can be foretold; none of them may end a long replay.
-        return None, [Problem(batch.place, f"not readable: {type(error).__name__}: {error}")]
-    if isinstance(session, Problem):
-        return None, [session]
-    return session, []
+        return Problem(batch.place, f"not readable: {type(error).__name__}: {error}")
+
+
+def _decoded(batch: Batch, tools: tuple[Tool, ...], patience: int) -> Session | Problem:
+    records = [(place, orjson.loads(raw)) for place, raw in batch.lines]
+    if batch.format == "session":
+        return read_trajectory(records[0][1], batch.place, tools)
+    if batch.format == "receipts":
+        return receipts.read_session(records, tools, patience)
+    found: Session | Problem = FORMATS[batch.format].read_session(records, tools)
+    return found
 
 
 FORMATS = {"receipts": receipts, "chat": chat_logs, "langsmith": langsmith, "otel": otel}

@@ -28,10 +28,13 @@ class Decision:
     recorded: str
 
 
-@dataclass(slots=True)
-class Tally:
-    """Calls, and what they cost, of one (kind, tier, model)."""
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Calls of one kind that ended on one model, and what all attempts of that kind cost there."""
 
+    kind: str
+    tier: str
+    model: str
     calls: int = 0
     nanos: int = 0
 
@@ -78,6 +81,6 @@ class SessionResult:
     timed: bool
     unknown_model: str
     stopped: Stopped | None
-    spent: dict[tuple[str, str, str], Tally]
+    spent: tuple[Spent, ...]
     reproduced: Reproduced | None
     decisions: tuple[Decision, ...] = ()

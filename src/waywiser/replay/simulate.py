@@ -21,7 +21,7 @@ from waywiser.replay.driver import Course, Driver
 from waywiser.replay.measures import DEFAULT_ENCODING, Measures, day_of, model_named
 from waywiser.replay.prompt_cache import PromptCache
 from waywiser.replay.recording import Recorded, Session
-from waywiser.replay.result import Decision, Reproduced, SessionResult, Stopped, Tally
+from waywiser.replay.result import Decision, Reproduced, SessionResult, Spent, Stopped
 
 SPACING_S = 2.0
 """Between calls whose times were not recorded. Limits in seconds are then not simulated."""
@@ -52,7 +52,7 @@ def replay(session: Session, policy: Policy, classifier: Classifier, *, decision
     measures = Measures()
     driver = Driver(policy if timed else _timeless(policy), classifier, measures)
     top_model, top_cache = policy.tiers[-1].models[0], PromptCache()
-    sums, spent = _Sums(), dict[tuple[str, str, str], Tally]()
+    sums, spent = _Sums(), dict[tuple[str, str, str], Spent]()
     stopped: Stopped | None = None
     noted: list[Decision] = []
     before: tuple[Model, int] | None = None
@@ -115,7 +115,7 @@ def replay(session: Session, policy: Policy, classifier: Classifier, *, decision
         timed,
         unknown,
         stopped,
-        spent,
+        tuple(spent.values()),
         reproduced,
         tuple(noted),
     )
@@ -159,12 +159,14 @@ def _done(course: Course) -> Done:
     return course.done
 
 
-def _book(spent: dict[tuple[str, str, str], Tally], receipt: Receipt) -> None:
+def _book(spent: dict[tuple[str, str, str], Spent], receipt: Receipt) -> None:
     """Charge every attempt to the model it was made on; a call counts where it ended."""
-    for attempt in receipt.attempts:
-        spent.setdefault((receipt.kind, attempt.tier, attempt.model), Tally()).nanos += attempt.cost_nanos
-    if receipt.model:
-        spent.setdefault((receipt.kind, receipt.tier, receipt.model), Tally()).calls += 1
+    charges = [(attempt.tier, attempt.model, 0, attempt.cost_nanos) for attempt in receipt.attempts]
+    charges += [(receipt.tier, receipt.model, 1, 0)] if receipt.model else []
+    for tier, model, calls, nanos in charges:
+        key = (receipt.kind, tier, model)
+        before = spent.get(key) or Spent(*key)
+        spent[key] = replace(before, calls=before.calls + calls, nanos=before.nanos + nanos)
 
 
 def _cold(model: Model, usage: Usage, prefix_tokens: int) -> int:

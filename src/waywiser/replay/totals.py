@@ -6,6 +6,7 @@ interval. For ratios whole sessions are drawn, numerator and denominator togethe
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from waywiser.replay.recording import Problem
-from waywiser.replay.result import SessionResult, Tally
+from waywiser.replay.result import SessionResult, Spent
 
 DRAWS = 1000
 SEED = 20
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 PROBLEMS_NAMED = 20
 NANOS = 1e9
+COLUMNS = ("kind", "tier", "model")
 
 Floats = npt.NDArray[np.float64]
 
@@ -67,14 +69,14 @@ class Totals:
     cost_where_recorded: int = 0
     successes: int = 0
     judged: int = 0
-    spent: dict[tuple[str, str, str], Tally] = field(default_factory=dict)
+    spent: dict[tuple[str, str, str], tuple[int, int]] = field(default_factory=dict)
     stopped: Counter[str] = field(default_factory=Counter)
     stopped_successes: Counter[str] = field(default_factory=Counter)
     stopped_failures: Counter[str] = field(default_factory=Counter)
     unknown_models: Counter[str] = field(default_factory=Counter)
     reproduced: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-    costs: list[float] = field(default_factory=list)
-    tops: list[float] = field(default_factory=list)
+    costs: array[float] = field(default_factory=lambda: array("d"))
+    tops: array[float] = field(default_factory=lambda: array("d"))
 
     def add(self, result: SessionResult) -> None:
         """Take a session in."""
@@ -95,10 +97,9 @@ class Totals:
         if result.success is not None:
             self.judged += 1
             self.successes += result.success
-        for key, tally in result.spent.items():
-            mine = self.spent.setdefault(key, Tally())
-            mine.calls += tally.calls
-            mine.nanos += tally.nanos
+        for one in result.spent:
+            calls, nanos = self.spent.get((one.kind, one.tier, one.model), (0, 0))
+            self.spent[one.kind, one.tier, one.model] = (calls + one.calls, nanos + one.nanos)
         if result.stopped is not None:
             self.stopped[result.stopped.by] += 1
             self.stopped_successes[result.stopped.by] += result.success is True
@@ -106,24 +107,26 @@ class Totals:
         if result.unknown_model:
             self.unknown_models[result.unknown_model] += 1
         if result.reproduced is not None:
-            one = result.reproduced
-            calls, told, simulated = self.reproduced.get(one.model, (0, 0, 0))
-            self.reproduced[one.model] = (
-                calls + one.calls,
-                told + one.recorded_nanos,
-                simulated + one.simulated_nanos,
+            check = result.reproduced
+            calls, told, simulated = self.reproduced.get(check.model, (0, 0, 0))
+            self.reproduced[check.model] = (
+                calls + check.calls,
+                told + check.recorded_nanos,
+                simulated + check.simulated_nanos,
             )
         self.costs.append(result.cost_nanos / NANOS)
         self.tops.append(result.top_nanos / NANOS)
 
-    def by(self, *columns: int) -> list[tuple[tuple[str, ...], Tally]]:
-        """Sum what was spent by columns of (kind, tier, model), the dearest first."""
-        sums: dict[tuple[str, ...], Tally] = {}
-        for key, tally in self.spent.items():
-            mine = sums.setdefault(tuple(key[column] for column in columns), Tally())
-            mine.calls += tally.calls
-            mine.nanos += tally.nanos
-        return sorted(sums.items(), key=lambda entry: -entry[1].nanos)
+    def by(self, *columns: str) -> list[Spent]:
+        """Sum what was spent by `kind`, `tier`, `model`, or several of them; the dearest first, other fields empty."""
+        sums: dict[tuple[str, ...], tuple[int, int]] = {}
+        for key, (calls, nanos) in self.spent.items():
+            named = dict(zip(COLUMNS, key, strict=True))
+            short = tuple(named[column] if column in columns else "" for column in COLUMNS)
+            before = sums.get(short, (0, 0))
+            sums[short] = (before[0] + calls, before[1] + nanos)
+        rows = [Spent(kind, tier, model, *amounts) for (kind, tier, model), amounts in sums.items()]
+        return sorted(rows, key=lambda row: (-row.nanos, row.kind, row.tier, row.model))
 
     def as_json(self, problems: Problems) -> dict[str, object]:
         """Write the totals as `--json` prints them. Money in USD."""
@@ -163,10 +166,10 @@ class Totals:
             },
             "saved_by_stopping_usd": self.saved / NANOS,
             "successful": self.successes if self.judged else None,
-            "by_kind": _rows(self.by(0), ("kind",)),
-            "by_tier": _rows(self.by(1), ("tier",)),
-            "by_model": _rows(self.by(2), ("model",)),
-            "by_kind_tier_model": _rows(self.by(0, 1, 2), ("kind", "tier", "model")),
+            "by_kind": self._rows("kind"),
+            "by_tier": self._rows("tier"),
+            "by_model": self._rows("model"),
+            "by_kind_tier_model": self._rows(*COLUMNS),
             "reproduced": {
                 model: {
                     "calls": calls,
@@ -185,6 +188,12 @@ class Totals:
                 "problems": [{"place": one.place, "why": one.why} for one in problems.named],
             },
         }
+
+    def _rows(self, *columns: str) -> list[dict[str, object]]:
+        return [
+            {**{column: getattr(row, column) for column in columns}, "calls": row.calls, "cost_usd": row.nanos / NANOS}
+            for row in self.by(*columns)
+        ]
 
     def quantiles(self) -> dict[float, float]:
         """Tell the distribution of a session's cost, in USD."""
@@ -224,10 +233,3 @@ def drawn(columns: Floats) -> Floats:
         weights = np.bincount(generator.integers(0, count, count), minlength=count)
         sums[:, draw] = columns @ weights
     return sums
-
-
-def _rows(rows: list[tuple[tuple[str, ...], Tally]], names: tuple[str, ...]) -> list[dict[str, object]]:
-    return [
-        {**dict(zip(names, key, strict=True)), "calls": tally.calls, "cost_usd": tally.nanos / NANOS}
-        for key, tally in rows
-    ]

@@ -1,4 +1,4 @@
-"""Replaying a whole file: decode, replay, and hand the results over in the order of the input, by one or more processes.
+"""Replaying a whole file: decode, replay, hand the results over in the order of the input; by one or more processes.
 
 The parent reads and never waits for more than a few batches, so memory does not grow with the file. Each session is
 replayed with a store of its own, so the results are the same for any number of processes.
@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
 import orjson
 
 from waywiser.core.calls import Tool
-from waywiser.core.policy import Policy
+from waywiser.core.policy import LoopControl, Policy
 from waywiser.errors import BadInput
 from waywiser.ports import Classifier
 from waywiser.replay.reading import Batch, batches, read
@@ -55,19 +56,21 @@ class Replayer:
         self._decisions = order.decisions
         self._classifier = classifier or LazyClassifier()
 
-    def __call__(self, batch: Batch) -> list[Replayed]:
-        """Replay the session of a batch under every policy."""
+    def __call__(self, item: Batch | Problem) -> Replayed:
+        """Replay the session of a batch under every policy; a problem stays what it is."""
+        if isinstance(item, Problem):
+            return item
         results: list[SessionResult] = []
         for policy in self._policies:
-            patience = policy.loops.after if policy.loops is not None else 3
-            session, problems = read(batch, self._tools, patience)
-            if session is None:
-                return list(problems)
+            patience = policy.loops.after if policy.loops is not None else LoopControl().after
+            session = read(item, self._tools, patience)
+            if isinstance(session, Problem):
+                return session
             try:
                 results.append(replay(session, policy, self._classifier, decisions=self._decisions))
             except BadInput as error:
-                return [Problem(session.place, str(error))]
-        return [tuple(results)]
+                return Problem(session.place, str(error))
+        return tuple(results)
 
 
 def tools_of(path: str) -> tuple[Tool, ...]:
@@ -85,64 +88,36 @@ def tools_of(path: str) -> tuple[Tool, ...]:
 def replayed(
     path: Path, order: Order, *, workers: int = 1, skip: int = 0, note: Callable[[int], None] | None = None
 ) -> Iterator[Replayed]:
-    """Replay every session of a file, in its order. `skip` leaves out the first sessions; `note` hears of bytes read.
+    """Replay every session of a file, in its order. `skip` leaves out the first items; `note` hears of bytes read.
 
     Raises `BadInput` when the file cannot be read, `ConfigError` for a policy that does not hold.
     """
     here = Replayer(order)  # says at once what is wrong with a policy, in this process
-    source = _skipped(batches(path), skip)
-    if workers <= 1 or path.stat().st_size < WORTH_A_PROCESS // 8:
+    source = _noted(islice(batches(path), skip, None), note)
+    if workers <= 1 or path.stat().st_size < WORTH_A_PROCESS:
         for item in source:
-            if isinstance(item, Problem):
-                yield item
-                continue
-            if note is not None and item.done:
-                note(item.done)
-            yield from here(item)
+            yield here(item)
         return
     # Spawned, not forked: a fork copies locks that threads of this process may hold.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(order,)) as pool:
-        waiting: deque[Future[list[Replayed]] | Problem] = deque()
-        task: list[Batch] = []
-        running = 0
+        waiting: deque[Future[list[Replayed]]] = deque()
         try:
-            for item in source:
-                if isinstance(item, Problem):
-                    if task:
-                        waiting.append(pool.submit(_work, task))
-                        running, task = running + 1, []
-                    waiting.append(item)
-                else:
-                    task.append(item)
-                    if note is not None and item.done:
-                        note(item.done)
-                if len(task) >= SESSIONS_A_TASK:
-                    waiting.append(pool.submit(_work, task))
-                    running, task = running + 1, []
-                while waiting and (running > workers * TASKS_AHEAD or isinstance(waiting[0], Problem)):
-                    first = waiting.popleft()
-                    if isinstance(first, Problem):
-                        yield first
-                    else:
-                        running -= 1
-                        yield from first.result()
-            if task:
+            while task := list(islice(source, SESSIONS_A_TASK)):
                 waiting.append(pool.submit(_work, task))
-            for first in waiting:
-                if isinstance(first, Problem):
-                    yield first
-                else:
-                    yield from first.result()
+                if len(waiting) > workers * TASKS_AHEAD:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _skipped(source: Iterator[Batch | Problem], skip: int) -> Iterator[Batch | Problem]:
-    """Leave out what a former run has done already: sessions and problems count alike."""
-    for number, item in enumerate(source):
-        if number >= skip:
-            yield item
+def _noted(source: Iterator[Batch | Problem], note: Callable[[int], None] | None) -> Iterator[Batch | Problem]:
+    for item in source:
+        if note is not None and isinstance(item, Batch) and item.done:
+            note(item.done)
+        yield item
 
 
 _replayers: list[Replayer] = []
@@ -152,5 +127,5 @@ def _begin(order: Order) -> None:
     _replayers[:] = [Replayer(order)]
 
 
-def _work(task: Sequence[Batch]) -> list[Replayed]:
-    return [entry for batch in task for entry in _replayers[0](batch)]
+def _work(task: Sequence[Batch | Problem]) -> list[Replayed]:
+    return [_replayers[0](item) for item in task]
