@@ -7,6 +7,7 @@ WaywiserError
 │   ├── BudgetExceeded          a limit of the budget is reached
 │   ├── LoopDetected            the session repeats itself without progress
 │   └── NoEligibleModel         rules, abilities and health leave no candidate
+├── PlanRefused                 no plan of a workflow was without flaws; carries them (a RuntimeError, as above)
 ├── UpstreamError               every attempt failed; carries the last failure and the receipt
 └── StoreError                  the session store could not be read or written
 """
@@ -17,7 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from waywiser.core.calls import Failure
+    from waywiser.core.plan import Flaw
     from waywiser.core.receipt import Receipt
 
 
@@ -100,6 +104,16 @@ class NoEligibleModel(RoutingRefused):
     """Rules, abilities, portability and health leave no candidate. The receipt lists what excluded each."""
 
     code = "no_eligible_model"
+
+
+class PlanRefused(WaywiserError, RuntimeError):  # noqa: N818 - the name says what happened
+    """No plan without flaws was made, after as many attempts as the workflow allows. `flaws` says what was wrong."""
+
+    code = "plan_refused"
+
+    def __init__(self, flaws: Sequence[Flaw]) -> None:
+        self.flaws = tuple(flaws)
+        super().__init__("; ".join(flaw.message for flaw in flaws))
 
 
 class UpstreamError(WaywiserError):

@@ -69,7 +69,7 @@ def test_fan_out_join_and_a_cycle_without_tools() -> None:
     nodes = tuple(NodeShape(name, calls=1) for name in "abcdj")
     found = roles(GraphShape("", nodes, edges("S>a a>b a>c b>j c>j j?a j?E a*d d>j")))
     assert found[("a",)] == ("cycle", "fan_out", "entry")
-    assert found[("j",)] == ("final", "cycle", "join")
+    assert found[("j",)] == ("cycle", "final", "join")
 
 
 def test_cycles_and_what_bounds_them() -> None:

@@ -73,6 +73,27 @@ def test_an_agent_of_langchain(router: Router, way: str) -> None:
         assert [receipt.node for receipt in router.receipts(thread)] == ["model", "model"]
 
 
+def test_the_place_of_a_node_tells_its_kind(router: Router) -> None:
+    """The last node writes the answer; a node in a cycle may end the graph too, and that tells nothing."""
+    from langgraph.prebuilt import create_react_agent
+
+    model = theirs()
+    router.wrap(create_react_agent(model, [get_order])).invoke(QUESTION, at("react"))
+    assert {receipt.kind_by for receipt in router.receipts("react")} <= {"shape", "learned", "revealed"}
+
+    def node(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [model.bind_tools([get_order]).invoke(state["messages"])]}
+
+    inner = StateGraph(MessagesState).add_node("say", node).add_edge(START, "say").compile()
+    builder = StateGraph(MessagesState)
+    builder.add_node("look", node).add_node("write", inner)
+    builder.add_edge(START, "look").add_edge("look", "write").add_edge("write", END)
+    router.wrap(builder.compile()).invoke(QUESTION, at("line"))
+    told = {(receipt.agent, receipt.node): (receipt.kind, receipt.kind_by) for receipt in router.receipts("line")}
+    assert told[("write", "say")] == ("synthesis", "graph")
+    assert told[("", "look")][1] != "graph"
+
+
 def test_a_supervisor_and_its_agents(router: Router) -> None:
     from langgraph.prebuilt import create_react_agent
     from langgraph_supervisor import create_supervisor

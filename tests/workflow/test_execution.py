@@ -15,8 +15,8 @@ from langchain_core.tools import tool
 from langgraph.errors import GraphRecursionError
 
 from waywiser.core.plan import Plan, SubTask
-from waywiser.errors import BudgetExceeded
-from waywiser.workflow import PlanRefused, load_graph
+from waywiser.errors import BudgetExceeded, PlanRefused
+from waywiser.workflow import load_graph
 from waywiser.workflow.execution import replaced
 
 GRAPH = """

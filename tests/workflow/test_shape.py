@@ -24,8 +24,9 @@ from langgraph_supervisor import create_supervisor
 from waywiser.config.source import Source
 from waywiser.core.bounds import worst_case
 from waywiser.core.topology import cycles, roles
-from waywiser.errors import ConfigError
-from waywiser.workflow import PlanRefused, WorkflowSpec, build_graph, load_graph, shape_of
+from waywiser.errors import ConfigError, PlanRefused
+from waywiser.langgraph.shape import shape_of
+from waywiser.workflow import WorkflowSpec, build_graph, load_graph
 from waywiser.workflow.checks import check_workflow
 
 GRAPHS = Path(__file__).resolve().parents[2] / "graphs"

@@ -14,8 +14,8 @@ from waywiser.core.shape import END, START, GraphShape, NodePath
 from waywiser.core.steps import ROLE_KINDS, StepKind
 from waywiser.core.topology import Cycle, cycles, roles
 from waywiser.langgraph.router import Router
+from waywiser.langgraph.shape import shape_of
 from waywiser.runtime import build
-from waywiser.workflow import shape_of
 
 COLOURS = ("#cfe8cf", "#fdf3c7", "#f8d3c4", "#dcd3f0", "#c9dff5")
 """Fills for the tiers of a drawing, cheapest first; the last one serves all tiers above."""
@@ -153,6 +153,7 @@ def report(check: GraphCheck) -> str:
     sends = "no bound" if check.most_sends is None else f"{check.most_sends:,}"
     cost = "no bound" if check.most_nanos is None else usd(check.most_nanos)
     lines.append(
-        f"a run: {calls} model calls at most, {sends} requests with retries, {cost}; first limit: {check.binds or 'none'}"
+        f"a run: {calls} model calls at most, {sends} requests with retries, {cost};"
+        f" first limit: {check.binds or 'none'}"
     )
     return "\n".join(lines)

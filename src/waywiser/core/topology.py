@@ -15,7 +15,7 @@ import networkx as nx
 from waywiser.core.shape import DEFAULT_RECURSION, END, START, GraphShape, NodePath
 
 Role: TypeAlias = Literal["tools", "tool_loop", "cycle", "final", "entry", "fan_out", "join"]
-PRECEDENCE: tuple[Role, ...] = ("tools", "tool_loop", "final", "cycle", "fan_out", "join", "entry")
+PRECEDENCE: tuple[Role, ...] = ("tools", "tool_loop", "cycle", "final", "fan_out", "join", "entry")
 _DEFAULTS = {DEFAULT_RECURSION: "LangGraph's default", 9_999: "the default of `create_agent`"}
 BoundBy: TypeAlias = Literal["limits", "recursion"]
 
@@ -115,7 +115,7 @@ def _add_roles(
         path = (*above, node.name)
         found[path] = tuple(role for role in PRECEDENCE if role in mine)
         if node.inner is not None:
-            _add_roles(node.inner, path, is_first=first, is_last=last, found=found)
+            _add_roles(node.inner, path, is_first=first, is_last=last and not knot, found=found)
 
 
 def _runs_tools(shape: GraphShape, name: str) -> bool:

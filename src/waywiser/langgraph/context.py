@@ -16,6 +16,10 @@ KIND_KEY = "waywiser_kind"
 SESSION_KEY = "waywiser_session"
 TENANT_KEY = "waywiser_tenant"
 LABELS_KEY = "waywiser_labels"
+CALLS_KEY = "waywiser_calls"
+"""In a node's metadata: how many model calls one run of it may make."""
+VISITS_KEY = "waywiser_visits"
+"""In a node's metadata: how often a run of its graph can visit it at most."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from waywiser.core.policy import Policy
 from waywiser.core.receipt import Receipt
 from waywiser.langgraph.chat_model import RoutedChatModel
 from waywiser.langgraph.context import SessionInfo, session_of, within
+from waywiser.langgraph.shape import telling_roles
 from waywiser.langgraph.wrap import G, wrap
 from waywiser.ports import Classifier, SessionStore, Sink
 from waywiser.runtime import Runtime, build, load
@@ -84,7 +85,7 @@ class Router:
         return self._runtime
 
     def chat_model(self, **settings: Any) -> RoutedChatModel:
-        """Make a LangChain chat model. `settings` are those of any chat model: `temperature`, `max_tokens`, …
+        """Make a LangChain chat model. `settings` are those of any, such as `temperature` and `max_tokens`.
 
         `model="provider/name"` pins a model, `tier="name"` a tier.
         """
@@ -105,7 +106,7 @@ class Router:
         The graph given is left as it is. Raises `ConfigError` naming each node that holds a client which can't be
         reached from outside.
         """
-        return wrap(graph, self._runtime.engine, {})
+        return wrap(graph, self._runtime.engine, telling_roles(graph))
 
     @contextmanager
     def session(

@@ -48,7 +48,7 @@ class Routing:
 
 
 def wrap(graph: G, engine: Engine, roles: Mapping[str, str]) -> G:
-    """Return the graph with every chat model in it routed by `engine`.
+    """Return the graph with every chat model in it routed by `engine`; `roles` is what `telling_roles` says of it.
 
     Raises `ConfigError` naming each node that holds a client this can't reach.
     """
@@ -132,7 +132,7 @@ def _invoke(original: Callable[..., AIMessage]) -> Callable[..., AIMessage]:
 def _ainvoke(original: Callable[..., Any]) -> Callable[..., Any]:
     async def ainvoke(
         self: BaseChatModel, input: Any, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> AIMessage:  # noqa: A002 - LangChain's name
+    ) -> AIMessage:
         routed = _routed(self, config)
         if routed is None:
             message: AIMessage = await original(self, input, config, **kwargs)

@@ -1,18 +1,16 @@
-"""Workflows: `graphs/*.yaml` compiled to ordinary LangGraph graphs, plans run as DAGs, and the shape of any graph."""
+"""Workflows: `graphs/*.yaml` compiled to ordinary LangGraph graphs, and plans run as DAGs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from waywiser.workflow.build import build_graph, load_graph, read_workflow
-from waywiser.workflow.planning import PlanRefused
-from waywiser.workflow.shape import shape_of
 from waywiser.workflow.spec import WorkflowSpec
 
 if TYPE_CHECKING:
     from waywiser.core.calls import JSON
 
-__all__ = ["PlanRefused", "WorkflowSpec", "build_graph", "load_graph", "read_workflow", "shape_of", "workflow_schema"]
+__all__ = ["WorkflowSpec", "build_graph", "load_graph", "read_workflow", "workflow_schema"]
 
 
 def workflow_schema() -> dict[str, JSON]:

@@ -19,12 +19,12 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, SystemMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
+from waywiser.langgraph.context import KIND_KEY
 from waywiser.workflow.deadline import awithin, within
 
 if TYPE_CHECKING:
     from waywiser.core.calls import JSON
 
-KIND = "waywiser_kind"
 State: TypeAlias = Mapping[str, object]
 Update: TypeAlias = dict[str, object]
 
@@ -72,7 +72,7 @@ def as_node(name: str, body: Body) -> RunnableLambda[Any, Update]:
 def _declared(config: RunnableConfig, kind: str) -> RunnableConfig:
     if not kind:
         return config
-    return {**config, "metadata": {**(config.get("metadata") or {}), KIND: kind}}
+    return {**config, "metadata": {**(config.get("metadata") or {}), KIND_KEY: kind}}
 
 
 def _update(end: StopIteration) -> Update:

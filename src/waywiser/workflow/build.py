@@ -19,12 +19,13 @@ from langgraph.types import Checkpointer, Command
 from waywiser.config.shapes import suggest
 from waywiser.config.source import Source
 from waywiser.errors import ConfigError, Problem
+from waywiser.langgraph.context import CALLS_KEY, KIND_KEY
 from waywiser.workflow import nodes, prompts
-from waywiser.workflow.asking import KIND, Body, Update, as_node
+from waywiser.workflow.asking import Body, Update, as_node
 from waywiser.workflow.checks import check_workflow
 from waywiser.workflow.edges import add_edges
 from waywiser.workflow.execution import Execution
-from waywiser.workflow.loop import CALLS, Loop
+from waywiser.workflow.loop import Loop
 from waywiser.workflow.objects import load_object, load_tools, named
 from waywiser.workflow.spec import (
     ExecuteNode,
@@ -147,12 +148,12 @@ class _Build:
         return graph
 
     def _add(self, graph: Builder, name: str, node: Node) -> None:
-        metadata: dict[str, Any] = {KIND: kind_of(node), CALLS: 1}
+        metadata: dict[str, Any] = {KIND_KEY: kind_of(node), CALLS_KEY: 1}
         if isinstance(node, TriageNode | ReflectNode):
             body = nodes.choosing(node, self._model(name, node))
             graph.add_node(name, self._asking(name, node, body), metadata=metadata)
         elif isinstance(node, PlanNode):
-            metadata[CALLS] = node.attempts
+            metadata[CALLS_KEY] = node.attempts
             body = nodes.planning(node, self._model(name, node), self._offered(name, node.tools))
             graph.add_node(name, self._asking(name, node, body), metadata=metadata)
         elif isinstance(node, SynthesisNode):
@@ -167,7 +168,7 @@ class _Build:
             output = part_of(self.state, [node.writes], "Results")
             graph.add_node(name, execution.compiled(self.state, output))
         elif isinstance(node, PythonNode):
-            metadata[CALLS] = node.calls
+            metadata[CALLS_KEY] = node.calls
             graph.add_node(name, self._python(name, node), metadata=metadata)
         else:
             graph.add_node(name, self._subgraph(name, node))

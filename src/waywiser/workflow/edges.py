@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from langgraph.graph import END, START
 from langgraph.types import Send
 
+from waywiser.langgraph.ways import Way
 from waywiser.workflow.checks import END_WORD, is_conditional, targets
 from waywiser.workflow.conditions import Condition, parse_condition
 from waywiser.workflow.spec import Case, PythonNode, SynthesisNode, WorkflowSpec
 from waywiser.workflow.state import Builder, runs_of
-from waywiser.workflow.ways import Way
 
 
 def add_edges(graph: Builder, spec: WorkflowSpec) -> None:

@@ -20,15 +20,16 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
 from waywiser.core.plan import Plan, SubTask, check_plan, ready
-from waywiser.errors import RoutingRefused
+from waywiser.errors import PlanRefused, RoutingRefused
+from waywiser.langgraph.context import CALLS_KEY, KIND_KEY, VISITS_KEY
+from waywiser.langgraph.ways import Way
 from waywiser.workflow import prompts
-from waywiser.workflow.asking import KIND, Ask, Body, State, Structured, Update, as_node, structured
+from waywiser.workflow.asking import Ask, Body, State, Structured, Update, as_node, structured
 from waywiser.workflow.deadline import Late, deadline
-from waywiser.workflow.loop import CALLS, VISITS, Loop
-from waywiser.workflow.planning import PlanRefused, as_state, checked, plan_schema, read_plan
+from waywiser.workflow.loop import Loop
+from waywiser.workflow.planning import as_state, checked, plan_schema, read_plan
 from waywiser.workflow.spec import ExecuteNode, kind_of
 from waywiser.workflow.state import Builder, Compiled, TaskState, schema_of
-from waywiser.workflow.ways import Way
 
 Results: TypeAlias = dict[str, dict[str, str]]
 FAILED = "FAILED"
@@ -64,16 +65,16 @@ class Execution:
         )
         loop = Loop("loop", self.model, self.tools, self.node.turns, kind_of(self.node), "{system}")
         runs = self.node.max_tasks * (1 + self.node.replans)
-        graph.add_node("schedule", as_node("schedule", self._schedule), metadata={CALLS: 0})
-        graph.add_node("task", self._task(loop.compiled(TaskState)), metadata={CALLS: 0, VISITS: runs})
-        graph.add_node("gather", as_node("gather", self._gather), metadata={CALLS: 0})
+        graph.add_node("schedule", as_node("schedule", self._schedule), metadata={CALLS_KEY: 0})
+        graph.add_node("task", self._task(loop.compiled(TaskState)), metadata={CALLS_KEY: 0, VISITS_KEY: runs})
+        graph.add_node("gather", as_node("gather", self._gather), metadata={CALLS_KEY: 0})
         graph.add_edge(START, "schedule")
         graph.add_edge("task", "schedule")
         graph.add_edge("gather", END)
         ends = ["task", "gather"]
         if self.node.replans:
             ends.append("replan")
-            metadata = {KIND: "reflection", CALLS: 1, VISITS: self.node.replans}
+            metadata = {KIND_KEY: "reflection", CALLS_KEY: 1, VISITS_KEY: self.node.replans}
             graph.add_node("replan", as_node("replan", self._replan()), metadata=metadata)
             graph.add_edge("replan", "schedule")
         graph.add_conditional_edges("schedule", Way(self._way, copies={"task": runs}), ends)

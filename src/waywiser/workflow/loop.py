@@ -21,12 +21,12 @@ from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command
 
 from waywiser.errors import RoutingRefused
+from waywiser.langgraph.context import CALLS_KEY, KIND_KEY, VISITS_KEY
 from waywiser.workflow import prompts
-from waywiser.workflow.asking import KIND, Ask, State, Update, as_node
+from waywiser.workflow.asking import Ask, State, Update, as_node
 from waywiser.workflow.deadline import Late, awithin, in_thread, within
 from waywiser.workflow.state import Builder, Compiled, Messages, schema_of
 
-CALLS, VISITS = "waywiser_calls", "waywiser_visits"  # node metadata that tells the shape of a graph
 Result = ToolMessage | Command[Any]
 
 
@@ -50,7 +50,7 @@ class Loop:
     def compiled(self, schema: type) -> Compiled:
         """Make the graph, on states of `schema`; it gives back messages only."""
         graph: Builder = StateGraph(schema_of("LoopState", schema, Turn), input_schema=schema, output_schema=Messages)
-        metadata = {KIND: self.kind, CALLS: 1, VISITS: self.turns}
+        metadata = {KIND_KEY: self.kind, CALLS_KEY: 1, VISITS_KEY: self.turns}
         graph.add_node("model", as_node("model", self._turn()), metadata=metadata)
         graph.add_edge(START, "model")
         if not self.tools:

@@ -10,9 +10,10 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langchain_core.tools import BaseTool
 
+from waywiser.errors import PlanRefused
 from waywiser.workflow import prompts
 from waywiser.workflow.asking import Ask, Body, State, Structured, Update, structured, text_of
-from waywiser.workflow.planning import PlanRefused, as_state, checked, plan_schema, sent_back
+from waywiser.workflow.planning import as_state, checked, plan_schema, sent_back
 from waywiser.workflow.spec import PlanNode, ReflectNode, SynthesisNode, TriageNode, kind_of
 from waywiser.workflow.state import piece
 

@@ -8,23 +8,12 @@ from typing import TYPE_CHECKING, TypeAlias
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 
 from waywiser.core.plan import Flaw, Plan, SubTask, check_plan
-from waywiser.errors import WaywiserError
 
 if TYPE_CHECKING:
     from waywiser.core.calls import JSON
 
 Tasks: TypeAlias = list[dict[str, object]]
 MAX_READ = 5_000  # tasks beyond these are counted, not read
-
-
-class PlanRefused(WaywiserError, RuntimeError):  # noqa: N818 - the name says what happened
-    """No plan without flaws was made. A RuntimeError, so that LangGraph does not retry what was retried already."""
-
-    code = "plan_refused"
-
-    def __init__(self, flaws: Sequence[Flaw]) -> None:
-        self.flaws = tuple(flaws)
-        super().__init__("; ".join(flaw.message for flaw in flaws))
 
 
 def plan_schema(tools: Collection[str]) -> Mapping[str, JSON]:

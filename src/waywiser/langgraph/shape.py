@@ -19,9 +19,9 @@ from langgraph.pregel import Pregel
 from langgraph.types import Send
 
 from waywiser.core.shape import DEFAULT_RECURSION, END, START, EdgeShape, GraphShape, NodeShape
-from waywiser.workflow.asking import KIND
-from waywiser.workflow.loop import CALLS, VISITS
-from waywiser.workflow.ways import Way
+from waywiser.core.topology import roles
+from waywiser.langgraph.context import CALLS_KEY, KIND_KEY, VISITS_KEY
+from waywiser.langgraph.ways import Way
 
 
 def shape_of(graph: Pregel[Any, Any, Any, Any], name: str = "") -> GraphShape:
@@ -49,6 +49,11 @@ def shape_of(graph: Pregel[Any, Any, Any, Any], name: str = "") -> GraphShape:
     )
 
 
+def telling_roles(graph: Pregel[Any, Any, Any, Any]) -> Mapping[str, str]:
+    """Map every node, with the subgraphs around it (`outer/inner`), to the role that tells most of it."""
+    return {"/".join(path): found[0] for path, found in roles(shape_of(graph)).items() if found}
+
+
 def _declared(builder: StateGraph[Any, Any, Any, Any] | None) -> Iterator[tuple[str, str, bool]]:
     """The edges a graph was built with. The drawing leaves out those its trial run never came by."""
     if builder is None:
@@ -74,13 +79,13 @@ def _node(
 ) -> NodeShape:
     told = metadata or {}
     runs_tools = isinstance(data, ToolNode)
-    calls = told.get(CALLS, 0 if runs_tools or inner is not None else 1)
+    calls = told.get(CALLS_KEY, 0 if runs_tools or inner is not None else 1)
     return NodeShape(
         name,
         calls=calls,
         runs_tools=runs_tools,
-        visits=told.get(VISITS),
-        kind=str(told.get(KIND, "")),
+        visits=told.get(VISITS_KEY),
+        kind=str(told.get(KIND_KEY, "")),
         deferred=deferred,
         inner=None if inner is None else shape_of(inner, name),
     )
