@@ -42,8 +42,8 @@ tiers:
   economy: [local/fast]
   premium: [local/best]
 models:
-  local/fast: {{base_url: "{url}/v1", remote: ok, price: {{input: 0.1, output: 0.4}}, context: 9000}}
-  local/best: {{base_url: "{url}/v1", remote: ok, price: {{input: 5, output: 25}}, context: 9000}}
+  local/fast: {{base_url: "{url}/v1", remote: ok, price: {{input: 0.1, output: 0.4}}, abilities: [tools]}}
+  local/best: {{base_url: "{url}/v1", remote: ok, price: {{input: 5, output: 25}}, abilities: [tools]}}
 nodes: {{model: tool_call}}
 steps:
   tool_call: {{tier: {tier}}}

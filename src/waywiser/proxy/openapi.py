@@ -69,7 +69,7 @@ def document() -> Object:
     theirs: Object = {
         "type": "object",
         "required": ["type", "error"],
-        "properties": {"type": {"const": "error"}, "error": {"type": "object", "required": ["type", "message"]}},
+        "properties": {"type": {"const": "error"}, "error": _OPEN},
     }
     schemes: Object = {
         "bearer": {"type": "http", "scheme": "bearer"},
@@ -93,16 +93,17 @@ def _post(about: str, body: Object, error: str) -> Object:
         },
     }
     headers: list[JSON] = [
-        {"name": f"x-waywiser-{name}", "in": "header", "schema": schema, "description": told}
-        for name, schema, told in (
-            ("session", {"type": "string", "maxLength": 256}, "the session, percent-encoded"),
-            ("node", {"type": "string", "maxLength": 256}, "the node of the agent's graph"),
-            ("kind", {"enum": sorted(KINDS)}, "the kind of the step"),
-            ("labels", {"type": "string", "pattern": "^[a-z]+=[a-z]+$"}, "labels: name=value, name=value"),
-        )
+        _header("session", {"type": "string", "maxLength": 256}, "the session, percent-encoded"),
+        _header("node", {"type": "string", "maxLength": 256}, "the node of the agent's graph"),
+        _header("kind", {"enum": [*sorted(KINDS)]}, "the kind of the step"),
+        _header("labels", {"type": "string", "pattern": "^[a-z]+=[a-z]+$"}, "labels: name=value, name=value"),
     ]
     request: Object = {"required": True, "content": {"application/json": {"schema": body}}}
     return {"post": {"summary": about, "parameters": headers, "requestBody": request, "responses": answers}}
+
+
+def _header(name: str, schema: Object, about: str) -> Object:
+    return {"name": f"x-waywiser-{name}", "in": "header", "schema": schema, "description": about}
 
 
 def _get(about: str, name: str = "", kind: str = "application/json") -> Object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from functools import partial
 
 import uvicorn
@@ -103,8 +104,20 @@ def configured(app: App, options: Options) -> uvicorn.Config:
 
 def serve(options: Options, sock: socket.socket) -> None:
     """Serve until told to stop; streams that have begun are finished first, for up to `grace_s` seconds."""
+    _allow_many_connections()
     config = configured(App(partial(open_service, options)), options)
     if options.workers > 1:
         Multiprocess(config, sockets=[sock]).run()
     else:
         uvicorn.Server(config).run(sockets=[sock])
+
+
+def _allow_many_connections() -> None:
+    """Raise the soft limit of open files, often 1024, to the hard one: a stream takes two sockets."""
+    try:
+        import resource  # noqa: PLC0415 - there is none on Windows
+    except ImportError:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
