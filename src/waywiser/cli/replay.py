@@ -214,9 +214,8 @@ def _print(totals: list[Totals], problems: Problems, comparison: Comparison | No
         for row in ours.by("kind", "tier", "model")
     ]
     print(table(("kind", "tier", "model", "calls", "cost", "share"), spent, right=(3, 4, 5)) + "\n")
-    print(
-        f"switches  {ours.switches}, whose cold prefixes cost {usd(ours.cold)}; {ours.reveals} steps revealed themselves"
-    )
+    print(f"switches  {ours.switches}, whose cold prefixes cost {usd(ours.cold)}")
+    print(f"revealed  {ours.reveals} steps showed their kind on a cheap tier first")
     for by, count in sorted(ours.stopped.items()):
         print(f"stopped   {count} by {by}, {ours.stopped_successes[by]} of them had been successful")
     if ours.stopped:

@@ -39,6 +39,7 @@ from waywiser.ports import Classifier
 from waywiser.replay.measures import Measures
 from waywiser.replay.prompt_cache import PromptCache
 from waywiser.replay.recording import Recorded
+from waywiser.replay.told import told_tokens
 from waywiser.stores.memory import MemoryStore
 
 CONCLUSION = Reply((Text("(the session is concluded here; what the model would have said is not known)"),))
@@ -117,12 +118,14 @@ class Driver:
     def _situation(self, effect: Open, recorded: Recorded, encoding: str) -> Situation:
         opened = self._store.open(effect.call.origin.session, effect.path, effect.now_s, effect.policy)
         tokens = {name: self._measures.prompt_tokens(recorded, name, encoding) for name in effect.encodings}
+        if recorded.receipt is not None:
+            tokens = told_tokens(recorded.receipt, self.policy, effect, opened.trail, tokens)
         return Situation(opened.trail, opened.standings, tokens, _health(recorded), opened.costs)
 
     def _classified(self, effect: Classify, recorded: Recorded) -> Classification | None:
         if recorded.receipt is not None:
             return recorded.receipt.classification
-        return self._classifier.classify(effect.call.messages, effect.call.tools, effect.rungs)
+        return self._classifier.classify(effect.call.messages, effect.call.tools, effect.rungs, effect.heads)
 
     def _reply(
         self, model: Model, call: Call, recorded: Recorded, encoding: str, now_s: float, course: Course
@@ -139,7 +142,7 @@ class Driver:
             said = said if limit is None else min(said, limit)
         usage = self._cache.usage(model, recorded, asked, said, now_s)
         receipt = recorded.receipt
-        if receipt is not None and receipt.model == model.name and not course.concluded and receipt.attempts:
+        if receipt is not None and receipt.model == model.name and receipt.attempts:
             usage = receipt.attempts[-1].usage
         course.sends.append((model, usage))
         finish = Finish.TOOL_CALLS if reply.tool_calls else Finish.STOP

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from waywiser.replay.totals import Problems, Totals
 
-
 QUALITY = (
     "Replies are not made anew: another model might have said something else, needed more steps or fewer, or failed. "
     "Quality is not simulated, and checks of replies count as passed."
