@@ -20,10 +20,10 @@ NOW_S = 1_800_000_000.0
 SESSION = (Scope("session//s1", "session", Limits(nanos=1_000_000)),)
 
 
-def from_origin(session: str, tenant: str = "", agent: str = "") -> list[str]:
+def from_origin(session: str, tenant: str = "", agent: str = "", budget: BudgetRule = BudgetRule()) -> list[str]:
     call = a_call()
     call = replace(call, origin=replace(call.origin, session=session, tenant=tenant, agent=agent))
-    return [scope.key for scope in scopes(BudgetRule(), call, NOW_S)]
+    return [scope.key for scope in scopes(budget, call, NOW_S)]
 
 
 def candidate(input_tokens: int = 10, output_tokens: int = 20) -> Candidate:
@@ -56,6 +56,11 @@ def test_scopes_go_from_the_root_to_the_leaf() -> None:
     assert from_origin("s1", "acme", "team/one") == [
         "tenant/acme/2027-01-15",
         "session/acme/s1",
+    ]
+    assert from_origin("s1", "acme", "team/one", BudgetRule(agent=Limits(nanos=1))) == [
+        "tenant/acme/2027-01-15",
+        "session/acme/s1",
+        "agent/acme/s1/team",
         "agent/acme/s1/team/one",
     ]
     assert from_origin("s1") == ["session//s1"]

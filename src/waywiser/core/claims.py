@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from waywiser.core.budget import Amounts, Claim, Keep, Scope, Shortfall, Standing
+from waywiser.core.budget import Amounts, Claim, Keep, Limits, Scope, Shortfall, Standing
 from waywiser.core.calls import Call, Usage
 from waywiser.core.models import PICOS_PER_NANO, Model, Price, cost_nanos
 from waywiser.core.policy import BudgetRule
@@ -40,7 +40,8 @@ class Asked:
 def scopes(budget: BudgetRule, call: Call, now_s: float) -> tuple[Scope, ...]:
     """Name the scopes a call draws on, root first. A tenant's account is new each day (UTC).
 
-    Slashes in the names of tenants and sessions are escaped: no choice of names makes two accounts one.
+    A sub-agent inside a sub-agent draws on both; where the policy does not limit agents they have no account. Slashes
+    in the names of tenants and sessions are escaped: no choice of names makes two accounts one.
     """
     origin = call.origin
     tenant, session = _escaped(origin.tenant), _escaped(origin.session)
@@ -49,8 +50,12 @@ def scopes(budget: BudgetRule, call: Call, now_s: float) -> tuple[Scope, ...]:
         day = datetime.fromtimestamp(now_s, UTC).date().isoformat()
         path.append(Scope(f"tenant/{tenant}/{day}", "tenant", budget.tenant))
     path.append(Scope(f"session/{tenant}/{session}", "session", budget.session))
-    if origin.agent:
-        path.append(Scope(f"agent/{tenant}/{session}/{origin.agent}", "agent", budget.agent))
+    if origin.agent and budget.agent != Limits():
+        names = origin.agent.split("/")
+        path += [
+            Scope(f"agent/{tenant}/{session}/{'/'.join(names[:depth])}", "agent", budget.agent)
+            for depth in range(1, len(names) + 1)
+        ]
     return tuple(path)
 
 
