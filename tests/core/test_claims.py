@@ -20,10 +20,10 @@ NOW_S = 1_800_000_000.0
 SESSION = (Scope("session//s1", "session", Limits(nanos=1_000_000)),)
 
 
-def from_origin(session: str, tenant: str = "", agent: str = "", budget: BudgetRule = BudgetRule()) -> list[str]:
+def from_origin(session: str, tenant: str = "", agent: str = "", budget: BudgetRule | None = None) -> list[str]:
     call = a_call()
     call = replace(call, origin=replace(call.origin, session=session, tenant=tenant, agent=agent))
-    return [scope.key for scope in scopes(budget, call, NOW_S)]
+    return [scope.key for scope in scopes(budget or BudgetRule(), call, NOW_S)]
 
 
 def candidate(input_tokens: int = 10, output_tokens: int = 20) -> Candidate:
