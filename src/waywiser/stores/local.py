@@ -82,13 +82,16 @@ class LocalStore(ABC):
         """Return a session's receipts, oldest first."""
         return self._now(partial(self._receipts, session))
 
-    def grant(self, session: str, scope: Scope, more: Amounts, now_s: float) -> Standing:
-        """Add to what a scope on a session's path may use beyond its limits: a person's answer to an empty budget."""
-        return self._now(partial(self._grant, session, scope, more, now_s))
+    def grant(self, session: str, scope: Scope, more: Amounts, now_s: float, once: str = "") -> Standing:
+        """Add to what a scope on a session's path may use beyond its limits: a person's answer to an empty budget.
 
-    async def agrant(self, session: str, scope: Scope, more: Amounts, now_s: float) -> Standing:
+        `once` names the answer: granted again under the same name, it adds nothing.
+        """
+        return self._now(partial(self._grant, session, scope, more, now_s, once))
+
+    async def agrant(self, session: str, scope: Scope, more: Amounts, now_s: float, once: str = "") -> Standing:
         """Like `grant`, for an event loop."""
-        return await self._soon(partial(self._grant, session, scope, more, now_s))
+        return await self._soon(partial(self._grant, session, scope, more, now_s, once))
 
     def spends(self, tenant: str | None = None, session: str | None = None) -> Sequence[Spend]:
         """Return who spent what, dearest first; of one tenant or one session if named."""
@@ -167,7 +170,7 @@ class LocalStore(ABC):
     def _receipts(self, session: str) -> Sequence[Receipt]: ...
 
     @abstractmethod
-    def _grant(self, session: str, scope: Scope, more: Amounts, now_s: float) -> Standing: ...
+    def _grant(self, session: str, scope: Scope, more: Amounts, now_s: float, once: str) -> Standing: ...
 
     @abstractmethod
     def _spends(self, tenant: str | None, session: str | None) -> Sequence[Spend]: ...

@@ -97,9 +97,7 @@ class MemoryStore(LocalStore):
     def _settle(self, settlement: Settlement) -> tuple[Standing, ...]:
         if settlement.hold in self._settled:
             return tuple([self._account(scope).standing for scope in settlement.path])
-        self._settled[settlement.hold] = None
-        if len(self._settled) > SETTLED_KEPT:
-            del self._settled[next(iter(self._settled))]
+        self._settle_id(settlement.hold)
         live = self._holds.pop(settlement.hold, None)
         standings = []
         for scope in settlement.path:
@@ -110,6 +108,12 @@ class MemoryStore(LocalStore):
             standings.append(account.standing)
         self._remember(settlement)
         return tuple(standings)
+
+    def _settle_id(self, name: str) -> None:
+        """Remember the name of what may count only once: a hold that is settled, or a person's grant."""
+        self._settled[name] = None
+        if len(self._settled) > SETTLED_KEPT:
+            del self._settled[next(iter(self._settled))]
 
     def _remember(self, settlement: Settlement) -> None:
         """Keep all that a settlement tells beside the money: the step, the receipt, who spent it, what it cost."""
@@ -166,8 +170,12 @@ class MemoryStore(LocalStore):
     def _receipts(self, session: str) -> Sequence[Receipt]:
         return [self._receipts_by_id[key] for key in self._receipt_ids.get(session, ())]
 
-    def _grant(self, session: str, scope: Scope, more: Amounts, now_s: float) -> Standing:  # noqa: ARG002 - one store fits all scopes
+    def _grant(self, session: str, scope: Scope, more: Amounts, now_s: float, once: str) -> Standing:  # noqa: ARG002 - one store fits all scopes
         account = self._account(scope)
+        if once:
+            if once in self._settled:
+                return account.standing
+            self._settle_id(once)
         account = replace(account, granted=account.granted + more)
         self._put(account, now_s)
         return account.standing

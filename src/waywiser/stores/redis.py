@@ -104,13 +104,13 @@ class RedisStore:
         """Like `record`, for an event loop."""
         await self._server.adrive(self._guarded(self._books.record(receipt), lambda: self._local.record(receipt)))
 
-    def grant(self, session: str, scope: Scope, more: Amounts, now_s: float) -> Standing:  # noqa: ARG002 - as every store
-        """Add to what a scope on a session's path may use beyond its limits."""
-        return self._server.drive(self._firm(self._books.grant(session, scope, more)))
+    def grant(self, session: str, scope: Scope, more: Amounts, now_s: float, once: str = "") -> Standing:
+        """Add to what a scope on a session's path may use beyond its limits; what is named `once` adds once."""
+        return self._server.drive(self._firm(self._books.grant(session, scope, more, now_s, once)))
 
-    async def agrant(self, session: str, scope: Scope, more: Amounts, now_s: float) -> Standing:  # noqa: ARG002 - as every store
+    async def agrant(self, session: str, scope: Scope, more: Amounts, now_s: float, once: str = "") -> Standing:
         """Like `grant`, for an event loop."""
-        return await self._server.adrive(self._firm(self._books.grant(session, scope, more)))
+        return await self._server.adrive(self._firm(self._books.grant(session, scope, more, now_s, once)))
 
     def receipt(self, receipt_id: str) -> Receipt | None:
         """Find a receipt by its id or by an unambiguous prefix of it."""

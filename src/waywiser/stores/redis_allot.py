@@ -159,9 +159,10 @@ class Allotments:
             find += yield from self._reclaim(claim, scope, others)
         return False if still_least == NOTHING else self._shortfall(session, claim, scope, row, still_least)
 
-    def endow(self, scope: Scope, more: Amounts) -> Run:
+    def endow(self, scope: Scope, more: Amounts, once: str) -> Run:
         """Return the call that adds to what all sessions together may use of a scope."""
-        return Run("endow", scope_keys(self._prefix, scope.key)[:1], (orjson.dumps(pack_amounts(more)), self._ttl_s))
+        args = (orjson.dumps(pack_amounts(more)), self._ttl_s, clean(once))
+        return Run("endow", scope_keys(self._prefix, scope.key)[:1], args)
 
     def _reclaim(self, claim: Claim, scope: Scope, others: list[Any]) -> Turns[int]:
         """Take back what other sessions have idle. Returns how many of them could not give everything."""

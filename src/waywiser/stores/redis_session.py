@@ -139,16 +139,17 @@ class Books:
         )
         yield [Run("record", session_keys(self._prefix, receipt.session), args), self._index_run(receipt)]
 
-    def grant(self, session: str, scope: Scope, more: Amounts) -> Turns[Standing]:
-        """Add to a limit: in the session's slot, or where a scope above it lives."""
+    def grant(self, session: str, scope: Scope, more: Amounts, now_s: float, once: str) -> Turns[Standing]:
+        """Add to a limit: in the session's slot, or where a scope above it lives. What is named `once` adds once."""
         keys = session_keys(self._prefix, session)
         if is_above(scope):
             read = Run("open", keys, ("0", orjson.dumps([clean(scope.key)]), 0, 0, 0))
-            totals, opened = yield [self._allotments.endow(scope, more), read]
+            totals, opened = yield [self._allotments.endow(scope, more, once), read]
             allotted, spent, granted = (read_amounts(totals[start : start + 4]) for start in (0, 4, 8))
             started_s = read_row(scope.key, scope.name, opened[6][0]).account.started_s or 0.0
             return Standing(scope.key, scope.name, spent, allotted - spent, started_s, granted)
-        (data,) = yield [Run("grant", keys, (clean(scope.key), orjson.dumps(pack_amounts(more)), self._ttl_s))]
+        args = (clean(scope.key), orjson.dumps(pack_amounts(more)), self._ttl_s, clean(once), repr(now_s))
+        (data,) = yield [Run("grant", keys, args)]
         return read_row(scope.key, scope.name, data).account.standing
 
     def flush(self) -> Turns[None]:

@@ -249,9 +249,11 @@ class SqliteStore(LocalStore):
             self._tidy(settlement.now_s)
         return standings
 
-    def _grant(self, session: str, scope: Scope, more: Amounts, now_s: float) -> Standing:  # noqa: ARG002 - one store fits all scopes
+    def _grant(self, session: str, scope: Scope, more: Amounts, now_s: float, once: str) -> Standing:  # noqa: ARG002 - one store fits all scopes
         def work(connection: sqlite3.Connection) -> Standing:
             (account,) = ledger.read_accounts(connection, (scope,))
+            if once and not ledger.end_hold(connection, once)[0]:  # its name is kept as those of settled holds are
+                return account.standing
             account = replace(account, granted=account.granted + more)
             ledger.write_accounts(connection, [account], now_s)
             return account.standing

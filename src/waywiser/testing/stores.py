@@ -25,10 +25,6 @@ from waywiser.testing.ledger import CALL, NOW_S, a_receipt, claim, session_scope
 class SessionBooks(SessionStore, Protocol):
     """A session store together with its report on budgets."""
 
-    def grant(self, session: str, scope: Scope, more: Amounts, now_s: float) -> Standing:
-        """Add to what a scope, on the path of a session, may use beyond its limits."""
-        ...
-
     def spends(self, tenant: str | None = None, session: str | None = None) -> Sequence[Spend]:
         """Return who spent what, dearest first."""
         ...
@@ -211,6 +207,17 @@ class StoreConformance:
         refused = store.reserve(claim("h3", scope))
         assert isinstance(refused, Shortfall)
         assert refused.limit == 2000
+
+    async def test_a_named_grant_counts_once(self, store: SessionBooks) -> None:
+        session, tenant = session_scope(), Scope("tenant/acme/2027-01-15", "tenant", Limits(nanos=2000))
+        for scope in (session, tenant):
+            more = Amounts(nanos=300, llm_calls=2)
+            store.grant("s1", scope, more, NOW_S, "task/0")
+            standing = await store.agrant("s1", scope, more, NOW_S + 1, f"task/{scope.name}")
+            again = store.grant("s1", scope, more, NOW_S + 2, f"task/{scope.name}")
+            assert again == standing
+            assert await store.agrant("s1", scope, more, NOW_S + 3, f"task/{scope.name}") == standing
+        assert store.grant("s1", session, Amounts(), NOW_S).granted == Amounts(nanos=600, llm_calls=4)
 
     def test_sessions_share_a_tenant(self, store: SessionBooks) -> None:
         tenant = Scope("tenant/acme/2027-01-15", "tenant", Limits(nanos=2000))

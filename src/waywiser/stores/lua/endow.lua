@@ -1,8 +1,11 @@
--- The same slot as `allot`. ARGV: amounts (JSON), ttl. Adds to what all sessions together may use.
+-- The same slot as `allot`. ARGV: amounts (JSON), ttl, a name under which it counts once (empty: it has none).
+-- Adds to what all sessions together may use.
 local blob = redis.call("HGET", KEYS[1], "T")
 local total = blob and cmsgpack.unpack(blob) or { A = { 0, 0, 0, 0 }, S = { 0, 0, 0, 0 }, g = { 0, 0, 0, 0 } }
-for i, more in ipairs(cjson.decode(ARGV[1])) do
-  total.g[i] = total.g[i] + more
+if ARGV[3] == "" or redis.call("HSETNX", KEYS[1], "o:" .. ARGV[3], "") == 1 then
+  for i, more in ipairs(cjson.decode(ARGV[1])) do
+    total.g[i] = total.g[i] + more
+  end
 end
 redis.call("HSET", KEYS[1], "T", cmsgpack.pack(total))
 redis.call("EXPIRE", KEYS[1], ARGV[2])
