@@ -1,6 +1,7 @@
 """Replaying a run's own receipts under its own policy gives the same decisions: whatever happened in the run."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import orjson
@@ -8,7 +9,7 @@ import pytest
 
 from waywiser.catalog.tokens import TokenEstimator
 from waywiser.core.budget import Limits
-from waywiser.core.calls import Call, Failure, FailureKind, Finish, Origin, Outcome, Reply, Usage
+from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Finish, Origin, Outcome, Reply, Usage
 from waywiser.core.messages import Message, Text, ToolCall, tool_result, user
 from waywiser.core.models import Model
 from waywiser.core.policy import BudgetRule, FallbackRule, LoopControl, Policy, Pressure
@@ -21,7 +22,7 @@ from waywiser.replay.simulate import replay
 from waywiser.runtime import LazyClassifier
 from waywiser.stores.codec import encode_receipt
 from waywiser.stores.memory import MemoryStore
-from waywiser.testing import FrozenClock
+from waywiser.testing import FrozenClock, chunks
 from waywiser.testing.pieces import LOOK_UP, a_policy
 
 CLASSIFIER = LazyClassifier()
@@ -53,8 +54,12 @@ class Moody:
             return Reply((), (asked,), Finish.TOOL_CALLS, usage)
         return Reply((Text(f"Here is what I know, take {self.chance.randint(1, 3)}."),), usage=usage)
 
-    def close(self) -> None:
-        pass
+    def stream(self, model: Model, call: Call, timeout_s: float) -> Iterator[Chunk | Failure]:
+        outcome = self.send(model, call, timeout_s)
+        if isinstance(outcome, Failure):
+            yield outcome
+        else:
+            yield from chunks(outcome)
 
 
 def run(policy: Policy, seed: int) -> list[Receipt]:
@@ -97,6 +102,7 @@ POLICIES = {
     "strict": a_policy(budget=replace(BUDGET, estimate="strict", on_exhausted="stop")),
     "loops": a_policy(loops=LoopControl()),
     "patient": a_policy(loops=LoopControl(after=4, ladder=("hint", "stop")), fallback=FallbackRule(attempts=2)),
+    "reveal": a_policy(reveal_below=0.95),
     "all": a_policy(budget=BUDGET, loops=LoopControl(ladder=("escalate", "conclude"))),
 }
 
@@ -108,9 +114,9 @@ def test_the_same_decisions(name: str) -> None:
     for seed in range(10):
         receipts = run(policy, seed)
         result = replay(recorded(receipts, (policy.loops or LoopControl()).after), policy, CLASSIFIER, decisions=True)
-        assert [
-            (one.kind, one.tier, one.model, one.refused, one.cost_nanos) for one in result.decisions
-        ] == [(one.kind, one.tier, one.model, one.refused, one.cost_nanos) for one in receipts], seed
+        assert [(one.kind, one.tier, one.model, one.refused, one.cost_nanos) for one in result.decisions] == [
+            (one.kind, one.tier, one.model, one.refused, one.cost_nanos) for one in receipts
+        ], seed
         assert result.cost_nanos == result.recorded_nanos
         happened |= {one.loop for one in receipts} | {one.refused for one in receipts}
         happened |= {"failed" for one in receipts for attempt in one.attempts if attempt.failure}

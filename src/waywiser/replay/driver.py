@@ -7,7 +7,7 @@ the pipeline's own doing. Replies are not made anew, so `accept` checks pass: qu
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Finish, Reply, ToolCallDelta, Usage
@@ -33,6 +33,7 @@ from waywiser.core.health import Health
 from waywiser.core.messages import Text
 from waywiser.core.models import Model
 from waywiser.core.policy import Policy
+from waywiser.core.receipt import Attempt
 from waywiser.core.scoring import EXPECTED_OUTPUT_TOKENS
 from waywiser.core.steps import StepKind
 from waywiser.ports import Classifier
@@ -74,7 +75,7 @@ class Driver:
         pipeline = Pipeline(call, self.policy, now_s=now_s)
         course = Course(None, [])
         run = pipeline.run()
-        stream: Generator[Chunk, None, None] = _nothing()
+        stream: Iterator[Chunk | Failure] = iter(())
         told = iter(recorded.receipt.attempts if recorded.receipt is not None else ())
         result: object = None
         while True:
@@ -95,17 +96,16 @@ class Driver:
             elif isinstance(effect, Record):
                 self._store.record(effect.receipt)
             elif isinstance(effect, Send):
-                outcome: Reply | Failure | None = None
-                for attempt in told:
-                    # What the provider did then it does again, as long as it is the same one that is asked.
-                    if attempt.model == effect.model.name and attempt.failure in _FAILURES:
-                        outcome = Failure(FailureKind(attempt.failure), attempt.detail, usage=attempt.usage)
-                    break
+                outcome: Reply | Failure | None = _failed_then(next(told, None), effect.model)
                 outcome = outcome or self._reply(effect.model, effect.call, recorded, encoding, now_s, course)
                 result = Sent(outcome, now_s, now_s, JITTER)
             elif isinstance(effect, StartStream):
-                next(told, None)
-                stream = _chunks(self._reply(effect.model, effect.call, recorded, encoding, now_s, course))
+                attempt = next(told, None)
+                if (failure := _failed_then(attempt, effect.model)) is not None:
+                    stream = iter((failure,))
+                else:
+                    reply = self._reply(effect.model, effect.call, recorded, encoding, now_s, course)
+                    stream = _chunks(reply, _dropped(attempt, effect.model))
                 result = now_s
             elif isinstance(effect, Pull):
                 result = Pulled(next(stream, None), now_s, JITTER)
@@ -142,8 +142,8 @@ class Driver:
             said = said if limit is None else min(said, limit)
         usage = self._cache.usage(model, recorded, asked, said, now_s)
         receipt = recorded.receipt
-        if receipt is not None and receipt.model == model.name and receipt.attempts:
-            usage = receipt.attempts[-1].usage
+        if receipt is not None and receipt.model == model.name and recorded.usage is not None:
+            usage = recorded.usage
         course.sends.append((model, usage))
         finish = Finish.TOOL_CALLS if reply.tool_calls else Finish.STOP
         return replace(reply, usage=usage, finish=finish, model=model.remote)
@@ -167,19 +167,33 @@ def _health(recorded: Recorded) -> Mapping[str, Health]:
     return known
 
 
-def _chunks(reply: Reply) -> Generator[Chunk, None, None]:
-    """Stream a recorded reply: what kind it is comes first, with the prompt's usage; its end comes last."""
-    began = replace(reply.usage, output_tokens=0)
+def _failed_then(attempt: Attempt | None, model: Model) -> Failure | None:
+    """What a provider failed with then it fails with again, as long as it is the same one that is asked."""
+    if attempt is None or attempt.model != model.name or attempt.failure not in _FAILURES:
+        return None
+    return Failure(FailureKind(attempt.failure), attempt.detail, usage=attempt.usage)
+
+
+def _dropped(attempt: Attempt | None, model: Model) -> Usage | None:
+    """What a stream was charged that was dropped because it had revealed its kind; None where none was, or elsewhere."""
+    if attempt is None or attempt.model != model.name or attempt.failure != "revealed":
+        return None
+    return attempt.usage
+
+
+def _chunks(reply: Reply, begun: Usage | None) -> Iterator[Chunk]:
+    """Stream a recorded reply: what kind it is comes first, with the prompt's usage; its end comes last.
+
+    `begun` is what was charged for this stream when it was dropped, where a receipt tells.
+    """
+    usage = begun or replace(reply.usage, output_tokens=0)
     if reply.tool_calls:
         first = tuple(ToolCallDelta(index, call.id, call.name) for index, call in enumerate(reply.tool_calls))
-        yield Chunk(tool_calls=first, usage=began, model=reply.model)
+        yield Chunk(tool_calls=first, usage=usage, model=reply.model)
         rest = tuple(ToolCallDelta(index, arguments=call.arguments) for index, call in enumerate(reply.tool_calls))
         yield Chunk(text=reply.text, tool_calls=rest)
     else:
-        yield Chunk(reply.text[:FIRST_CHUNK], usage=began, model=reply.model)
-        yield Chunk(reply.text[FIRST_CHUNK:])
+        shown = 1 if begun is not None else FIRST_CHUNK
+        yield Chunk(reply.text[:shown], usage=usage, model=reply.model)
+        yield Chunk(reply.text[shown:])
     yield Chunk(finish=reply.finish, usage=reply.usage)
-
-
-def _nothing() -> Generator[Chunk, None, None]:
-    yield from ()

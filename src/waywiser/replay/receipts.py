@@ -63,7 +63,7 @@ def read_session(
             receipt.model,
             () if receipt.kind_by == "shape" and receipt.kind_confidence >= SURE else offered,
             origin=_origin(receipt),
-            usage=receipt.attempts[-1].usage if receipt.attempts else None,
+            usage=next((attempt.usage for attempt in receipt.attempts if not attempt.failure), None),
             cost_nanos=receipt.cost_nanos,
             at_s=receipt.at_s,
             receipt=receipt,
@@ -106,7 +106,9 @@ def _origin(receipt: Receipt) -> Origin:
 
 def _concluded(receipt: Receipt) -> bool:
     """Tell whether the kind is that of the last answer the policy asked for: it would be declared again."""
-    return receipt.kind == StepKind.SYNTHESIS and receipt.kind_by == "declared" and receipt.loop == "conclude"
+    if receipt.kind != StepKind.SYNTHESIS or receipt.kind_by != "declared":
+        return False
+    return receipt.loop == "conclude" or any(reason.endswith("is reached") for reason in receipt.reasons)
 
 
 def _reply(receipt: Receipt) -> Reply:
