@@ -178,7 +178,7 @@ class Failure:
 
     `usage` is what the provider had charged by then (also for a reply that failed an `accept` check).
     `partial` is what had been streamed before a `cut_short`. `message` never contains a secret. `sent` is false when
-    no request was made, because the model's circuit is open: nothing is counted for it.
+    no request was made, because the model's circuit is open or no connection came about: nothing is counted for it.
     """
 
     kind: FailureKind

@@ -69,12 +69,15 @@ class InFlight:
 
         A failure whose usage is zero but estimated is one whose request had been read.
         """
+        if not failure.sent:
+            self.sent = False
+            return Usage()
         usage, partial = failure.usage, failure.partial
         if usage.input_tokens or usage.output_tokens:
             return _with_said(usage, partial) if usage.estimated and partial is not None else usage
         if partial is not None or usage.estimated or failure.kind in _CHARGED_ANYWAY:
             return self.filled(partial or Reply())
-        self.sent = self.sent and failure.sent and failure.kind not in _NOT_REACHED
+        self.sent = self.sent and failure.kind not in _NOT_REACHED
         return Usage()
 
     def amounts(self, usage: Usage, reply: Reply | None) -> Amounts:

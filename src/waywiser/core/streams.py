@@ -124,6 +124,8 @@ def _end(assembly: Assembly, last: Failure | None) -> Reply | Failure:
         return partial
     if last is None:
         last = Failure(FailureKind.CUT_SHORT, "the stream ended without a finish reason")
-    usage = last.usage if last.usage.input_tokens or last.usage.output_tokens else partial.usage
+    usage, begun_at_all = last.usage, assembly.characters or assembly.usage is not None
+    if begun_at_all and not (usage.input_tokens or usage.output_tokens):
+        usage = partial.usage
     begun = partial if assembly.characters else last.partial
     return replace(last, usage=usage, partial=begun)

@@ -170,7 +170,9 @@ class HttpUpstream:
         What had reached the provider by then may be charged: the usage is not zero but unknown.
         """
         failure = failures.from_exception(error, now_s=self._now(), secret=sending.key)
-        if not isinstance(error, Unreached) and type(error).__name__ not in _UNREACHED:
+        if isinstance(error, Unreached) or type(error).__name__ in _UNREACHED:
+            failure = replace(failure, sent=False)
+        else:
             failure = replace(failure, usage=Usage(estimated=True))
         if begun and failure.kind is FailureKind.CONNECTION:
             return replace(
