@@ -148,7 +148,7 @@ def agents(url: str, folder: str) -> dict[str, Callable[[], Any]]:
 
 def sessions(url: str, folder: str) -> dict[str, float]:
     """The time of the 10th and of the 200th step of one session whose history grows, in milliseconds of CPU."""
-    from langchain_core.messages import AIMessage, HumanMessage
+    from langchain_core.messages import HumanMessage
 
     from waywiser import Router
 
@@ -217,7 +217,7 @@ def main() -> None:
             figures.setdefault(how, {})[name] = {"wall_ms": wall, "cpu_ms": cpu}
         for per in figures.values():
             ours = per["waywiser"]
-            for name, other in per.items():
+            for other in per.values():
                 other["waywiser_wall_ratio"] = ours["wall_ms"] / other["wall_ms"]
                 other["waywiser_cpu_ratio"] = ours["cpu_ms"] / other["cpu_ms"]
         figures["session"] = sessions(url, folder)

@@ -68,7 +68,7 @@ def main() -> int:
                         answer = answer_of(graph, text, session.id)
                     except WaywiserError as problem:
                         error = problem.code
-                    except Exception as problem:
+                    except Exception as problem:  # noqa: BLE001 - whatever a run dies of is a result
                         error = f"{type(problem).__module__}.{type(problem).__name__}: {problem}"[:200]
                     receipts = list(session.receipts())
                 spent = sum(receipt.cost_nanos for receipt in receipts)
@@ -77,7 +77,9 @@ def main() -> int:
                         "task": task, "ended": "answer" if answer.strip() else error or "empty answer",
                         "seconds": round(time.monotonic() - began, 1), "usd": spent / 1e9, "overspent": spent > limit,
                         "steps": [[r.kind, r.tier, r.model, r.refused] for r in receipts],
-                        "failures": [f"{a.model} {a.failure}: {a.detail[:80]}" for r in receipts for a in r.attempts if a.failure],
+                        "failures": [
+                            f"{a.model} {a.failure}: {a.detail[:80]}" for r in receipts for a in r.attempts if a.failure
+                        ],
                         "as_schema": sum("tools_as_schema" in a.notes for r in receipts for a in r.attempts),
                         "answer": answer[:160],
                     }

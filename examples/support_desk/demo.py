@@ -16,12 +16,10 @@ sys.path.insert(0, str(ROOT / "examples"))
 from support_desk.make_shop import make_shop  # noqa: E402 - the folder above comes first
 from waywiser.cli import main  # noqa: E402
 
-CUSTOMERS = (
-    "Hi! I want to cancel order #W10561, I don't need it any more. "
-    "My e-mail is farid.fontaine@example.com and my zip code is 53707.",
-    "I am moving. Please send order #W10603 to 12 Oak Street, Denver, CO 80202 instead. "
-    "I am Jonas Berger and my zip code is 83710.",
-)
+CUSTOMERS = """\
+Hi! I want to cancel order #W10561, I don't need it any more. My e-mail is farid.fontaine@example.com, my zip code 53707.
+I am moving. Please send order #W10603 to 12 Oak Street, Denver, CO 80202 instead. I am Jonas Berger, zip code 83710.
+""".splitlines()
 
 
 def demo() -> int:

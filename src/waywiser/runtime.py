@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from waywiser.clock import SystemClock
 from waywiser.config.policy import LoadedPolicy, load_policy, read_policy
 from waywiser.config.source import Source
 from waywiser.core.calls import Tool
-from waywiser.core.classification import Classification
+from waywiser.core.classification import HEADS, Classification, Head
 from waywiser.core.messages import Message
 from waywiser.core.models import Model
 from waywiser.engine import Engine
@@ -66,8 +66,8 @@ def build(
     """Put a runtime together.
 
     `store` is what `open_store` takes (default: the SQLite file `waywiser.sqlite` in the current folder).
-    `models` answers for models by name with LangChain chat models. `need_keys=False` is for deciding without calling. Raises `ConfigError` for a model whose key is not
-    in the environment, with the place where the policy names it.
+    `models` answers for models by name with LangChain chat models. `need_keys=False` is for deciding without calling.
+    Raises `ConfigError` for a model whose key is not in the environment, with the place where the policy names it.
     """
     own = dict(models or {})
     core = _handed_over(policy, own)
@@ -132,18 +132,23 @@ def open_existing(path: str | Path) -> SessionStore:
 
 
 class LazyClassifier:
-    """The shipped classifier, loaded when it is first asked: numpy and the weights cost what a policy may never need."""
+    """The shipped classifier, loaded when first asked: numpy and weights cost what a policy may never need."""
 
-    def __init__(self) -> None:
-        self._loaded: Classifier | None = None
+    @cached_property
+    def _shipped(self) -> Classifier:
+        from waywiser.classifier.classifier import LocalClassifier  # noqa: PLC0415 - see above
 
-    def classify(self, messages: Sequence[Message], tools: Sequence[Tool], rungs: int) -> Classification:
-        """Classify the coming call of this history for a ladder of `rungs` tiers."""
-        if self._loaded is None:
-            from waywiser.classifier.classifier import LocalClassifier  # noqa: PLC0415 - see above
+        return LocalClassifier()
 
-            self._loaded = LocalClassifier()
-        return self._loaded.classify(messages, tools, rungs)
+    def classify(
+        self, messages: Sequence[Message], tools: Sequence[Tool], rungs: int, heads: frozenset[Head] = HEADS
+    ) -> Classification:
+        """Answer `heads` about the coming call of this history, for a ladder of `rungs` tiers."""
+        return self._shipped.classify(messages, tools, rungs, heads)
+
+    def warm_up(self, heads: frozenset[Head] = HEADS) -> None:
+        """Read what the first question to these heads would have to wait for."""
+        self._shipped.warm_up(heads)
 
 
 def key_of(model: Model, keys: Mapping[str, str]) -> str:

@@ -67,7 +67,7 @@ TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": 
         (calls(HI) + b"\n" + calls({"id": 2, "messages": []}), "stdin:3: messages: empty"),
         (calls({"id": 2}), "messages"),
         (calls({"messages": [{"role": "tool", "tool_call_id": "x", "content": "?"}]}), "messages[0].tool_call_id"),
-        (calls({**HI, "tools": [{**TOOL, "function": {"name": "x", "parameters": []}}]}), "tools[0].function.parameters"),
+        (calls({**HI, "tools": [{**TOOL, "function": {"name": "x", "parameters": []}}]}), "tools[0].function.param"),
         (calls({**HI, "tools": [TOOL, TOOL]}), "tools[1].function.name"),
         (calls({**HI, "session": 7}), "session: expected text"),
         (calls({**HI, "kind": "dance"}), "kind: 'dance' is none of"),

@@ -124,7 +124,8 @@ def test_a_model_of_ones_own_needs_what_the_catalogue_cannot_know() -> None:
 
 
 def test_a_secret_comes_from_the_environment_and_stays_out_of_sight(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = "models:\n  local/mine: {base_url: 'http://x/v1', context: 4096, price: {input: 1, output: 1}, api_key: '${MINE}'}\n"
+    row = "{base_url: 'http://x/v1', context: 4096, price: {input: 1, output: 1}, api_key: '${MINE}'}"
+    own = f"models:\n  local/mine: {row}\n"
     text = GOOD.replace("simulated/economy", "local/mine") + own
     assert "`MINE` is not set" in problems(text)[0]
     monkeypatch.setenv("MINE", "s3cret")

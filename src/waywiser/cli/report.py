@@ -59,9 +59,8 @@ def perform(args: argparse.Namespace) -> int:
     )
     print(f"\nheld: {len(holds) or 'nothing'}")
     for hold in holds:
-        print(
-            f"  {hold.hold} ({hold.kind}) {usd(hold.amounts.nanos)}, for {hold.expires_s - now_s:.0f} s more: {hold.path[-1]}"
-        )
+        left_s = hold.expires_s - now_s
+        print(f"  {hold.hold} ({hold.kind}) {usd(hold.amounts.nanos)}, for {left_s:.0f} s more: {hold.path[-1]}")
     print(f"refused: {sum(refusal.count for refusal in refusals) or 'nothing'}")
     for refusal in refusals:
         who = " ".join(filter(None, (refusal.tenant, refusal.session, refusal.agent)))

@@ -1,4 +1,4 @@
-"""From a policy file to `core.policy.Policy`: names resolved, numbers turned into integers, every mistake with its place."""
+"""From a policy file to `core.policy.Policy`: names resolved, numbers made integers, every mistake with its place."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from waywiser.config.policy_schema import LimitsSpec, ModelSpec, PolicySpec, PriceSpec, RuleSpec, WhenSpec
-from waywiser.config.source import Source
 from waywiser.config.shapes import suggest
+from waywiser.config.source import Source
 from waywiser.core.budget import NANOS_PER_USD, Limits
 from waywiser.core.loops import LADDER
 from waywiser.core.models import Ability, Model, Price
@@ -152,7 +152,7 @@ class _Loader:
                 near = suggest(name, self._spec.models) or self._table.closest(name)
                 hint = f"did you mean `{near}`?" if near else "give it `base_url`, `context` and `price` under `models`"
                 if own is not None:
-                    hint = "a model the catalogue does not know needs `base_url` (or `api: langchain`), `context` and `price`"
+                    hint = "a model of your own needs `base_url` (or `api: langchain`), `context` and `price`"
                 self._problem(path, f"unknown model `{name}`", hint)
                 return None
             known = Model(name, remote=name.partition("/")[2] or name)
