@@ -209,8 +209,13 @@ class FallbackSpec(Strict):
     """How long and how often one call is tried."""
 
     attempts: Annotated[int, Field(ge=1, le=20)] = 4
-    timeout_s: Seconds = 60.0
+    timeout_s: Seconds = Field(default=60.0, description="How long a model may be silent.")
     deadline_s: Seconds = 120.0
+    cut_stream: Literal["resume", "fail"] = Field(
+        default="fail",
+        description="An answer cut while it is read: resume on another model from the text so far, or fail.",
+    )
+    cut_repetition: bool = Field(default=True, description="Stop a streamed answer that repeats itself.")
 
 
 class SwitchingSpec(Strict):
