@@ -13,6 +13,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Reply
+from waywiser.core.classification import Head
 from waywiser.core.effects import (
     Check,
     Classify,
@@ -32,6 +33,7 @@ from waywiser.core.effects import (
     StopStream,
 )
 from waywiser.core.flow import Done, Pipeline
+from waywiser.core.messages import user
 from waywiser.core.policy import Policy
 from waywiser.core.receipt import Receipt
 from waywiser.core.session import Opened
@@ -42,7 +44,7 @@ from waywiser.ports import Classifier, Clock, SessionStore, Sink, TokenCounter, 
 Checker = Callable[[Call, Reply, tuple[str, ...]], str]
 
 _REFUSALS: Mapping[str, type[RoutingRefused]] = {
-    error.code: error for error in (BudgetExceeded, LoopDetected, NoEligibleModel)
+    error.code: error for error in (LoopDetected, NoEligibleModel)
 }
 _CIRCUIT_OPEN = Failure(FailureKind.OVERLOADED, "not asked: its circuit is open after repeated failures", sent=False)
 _CUT = Failure(FailureKind.CUT_SHORT, "the stream ended without a finish reason")
@@ -82,6 +84,14 @@ class Engine:
         self._counter = counter
         self._classifier = classifier
         self._checker = checker
+
+    def warm_up(self) -> None:
+        """Read what the first call would have to wait for: the classifier's weights, the tables that count tokens."""
+        if self._classifier is not None:
+            asked = (rule.when.heads for rule in self.policy.rules)
+            self._classifier.warm_up(frozenset((Head.KIND, Head.SUFFICIENCY)).union(*asked))
+        for encoding in sorted({model.encoding for tier in self.policy.tiers for model in tier.models}):
+            self._counter.messages((user("."),), encoding)
 
     def complete(self, call: Call) -> Answer:
         """Answer a call whole. Raises `RoutingRefused`, `UpstreamError` or `StoreError`."""
@@ -312,7 +322,7 @@ class Engine:
         if isinstance(effect, Classify):
             if self._classifier is None:
                 return None
-            return self._classifier.classify(effect.call.messages, effect.call.tools, effect.rungs)
+            return self._classifier.classify(effect.call.messages, effect.call.tools, effect.rungs, effect.heads)
         if isinstance(effect, Check):
             return self._checker(effect.call, effect.reply, effect.checks) if self._checker is not None else ""
         raise AssertionError(f"no driver performs {type(effect).__name__}")
@@ -324,6 +334,8 @@ class Engine:
             return Answer(done.reply, done.receipt)
         if done.failure is not None:
             raise UpstreamError(done.failure, done.receipt)
+        if done.refused == BudgetExceeded.code:
+            raise BudgetExceeded(done.why, done.receipt, done.short)
         raise _REFUSALS[done.refused](done.why, done.receipt)
 
     def _tell(self, receipt: Receipt | None) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from waywiser.core.budget import Claim, Hold, Scope, Shortfall, Standing
 from waywiser.core.calls import Call, Chunk, Failure, Outcome, Tool
-from waywiser.core.classification import Classification
+from waywiser.core.classification import HEADS, Classification, Head
 from waywiser.core.messages import Message
 from waywiser.core.models import Model
 from waywiser.core.receipt import Receipt
@@ -124,8 +124,14 @@ class TokenCounter(Protocol):
 class Classifier(Protocol):
     """Says what a request is. Local, quick, never raises for odd text."""
 
-    def classify(self, messages: Sequence[Message], tools: Sequence[Tool], rungs: int) -> Classification:
-        """Classify the coming call of this history for a ladder of `rungs` tiers."""
+    def classify(
+        self, messages: Sequence[Message], tools: Sequence[Tool], rungs: int, heads: frozenset[Head] = HEADS
+    ) -> Classification:
+        """Answer `heads` about the coming call of this history, for a ladder of `rungs` tiers."""
+        ...
+
+    def warm_up(self, heads: frozenset[Head] = HEADS) -> None:
+        """Read what the first question to these heads would have to wait for."""
         ...
 
 

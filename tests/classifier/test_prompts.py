@@ -10,7 +10,7 @@ import pytest
 
 from waywiser.classifier.classifier import REMEMBERED, WEIGHTS, LocalClassifier
 from waywiser.classifier.prompts import asked
-from waywiser.core.classification import Classification
+from waywiser.core.classification import HEADS, UNASKED, Classification, Head
 from waywiser.core.messages import Message, Role, ToolCall, assistant, system, tool_result, user
 from waywiser.errors import ConfigError
 
@@ -150,11 +150,23 @@ def test_a_ladder_of_any_length_never_falls(classifier: LocalClassifier) -> None
 def test_what_was_seen_is_remembered_and_forgotten_in_bounds(classifier: LocalClassifier) -> None:
     fresh = LocalClassifier()
     first = judged(fresh, "What is a heap?")
+    memory = fresh._judgements._known
     for number in range(REMEMBERED + 10):
-        fresh._seen[(b"%d" % number,)] = fresh._seen[next(iter(fresh._seen))]
+        memory[(b"%d" % number,)] = memory[next(iter(memory))]
     assert judged(fresh, "What is a stack?").task.label == "question"
-    assert len(fresh._seen) <= REMEMBERED + 11
+    assert len(memory) <= REMEMBERED + 11
     assert judged(fresh, "What is a heap?") == first
+
+
+@pytest.mark.parametrize("head", tuple(Head))
+def test_a_head_asked_alone_says_what_it_says_in_company(classifier: LocalClassifier, head: Head) -> None:
+    history = (user("Ist dieser Vertrag gültig? Mein Anwalt sagt nein, was gilt heute?"),)
+    alone = LocalClassifier().classify(history, (), 3, frozenset((head,)))
+    company = classifier.classify(history, (), 3)
+    assert alone.heads == (head,)
+    assert getattr(alone, head) == getattr(company, head)
+    for other in HEADS - {head}:
+        assert getattr(alone, other) in (UNASKED, (), 0.0)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from waywiser.core.calls import Call
-from waywiser.core.classification import Classification, Judged
-from waywiser.core.policy import BudgetRule, Condition, Policy, Pressure, Rule, StepRule, Target, aim, needs_classifier
+from waywiser.core.classification import Classification, Head, Judged
+from waywiser.core.policy import BudgetRule, Condition, Policy, Pressure, Rule, StepRule, Target, aim, heads_needed
 from waywiser.core.steps import Step, StepKind
 from waywiser.testing.pieces import STEPS, a_call, a_policy
 
@@ -133,10 +133,19 @@ def test_when_a_condition_holds(condition: Condition, known: Classification | No
 
 
 def test_the_classifier_is_asked_only_when_something_hangs_on_it() -> None:
-    assert not needs_classifier(a_policy(), a_call(), TOOL)
-    assert needs_classifier(a_policy(steps=AUTO), a_call(), TOOL)
-    assert not needs_classifier(a_policy(steps=AUTO), replace(a_call(), tier="premium"), TOOL)
-    assert needs_classifier(ruled(Rule("r", Condition(risk=frozenset({"legal"})), floor="premium")), a_call(), TOOL)
+    assert not heads_needed(a_policy(), a_call(), TOOL)
+    assert heads_needed(a_policy(steps=AUTO), a_call(), TOOL) == {Head.SUFFICIENCY}
+    assert not heads_needed(a_policy(steps=AUTO), replace(a_call(), tier="premium"), TOOL)
+    legal = Rule("r", Condition(risk=frozenset({"legal"}), language_not=frozenset({"en"})), floor="premium")
+    assert heads_needed(ruled(legal), a_call(), TOOL) == {Head.RISK, Head.LANGUAGE}
+
+
+def test_an_unsure_step_needs_its_kind_and_what_it_may_turn_out_to_be() -> None:
+    unsure = Step(StepKind.TOOL_CALL, "shape", 0.55)
+    assert heads_needed(a_policy(), a_call(), unsure) == {Head.KIND}
+    spoken = a_policy(steps={**STEPS, StepKind.SYNTHESIS: StepRule()})
+    assert heads_needed(spoken, a_call(), unsure) == {Head.KIND, Head.SUFFICIENCY}
+    assert not heads_needed(spoken, a_call(), TOOL)
 
 
 def test_a_policy_finds_its_tiers_and_nodes() -> None:

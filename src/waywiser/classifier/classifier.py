@@ -7,23 +7,52 @@ share between threads, at worst two of them compute the same thing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from waywiser.classifier.heads import load
 from waywiser.classifier.language import LANGUAGES, Languages
-from waywiser.classifier.prompts import PromptHeads, PromptJudgement, asked
-from waywiser.classifier.steps import StepHeads
+from waywiser.classifier.prompts import UNREAD, PromptHeads, PromptJudgement, asked
+from waywiser.classifier.steps import StepHeads, lone
 from waywiser.classifier.text import HEAD, TAIL, PromptView
 from waywiser.core.calls import Tool
-from waywiser.core.classification import Classification, Judged
-from waywiser.core.messages import Message, Role
+from waywiser.core.classification import HEADS, UNASKED, Classification, Head, Judged
+from waywiser.core.messages import Message, Role, user
 
 WEIGHTS = Path(__file__).parent / "weights"
 REMEMBERED = 4096
 NO_TOOLS = 0.98
 """How sure it is that a first request without tools is answered in text: there is nothing to call."""
 _ASKING = frozenset((Role.USER, Role.SYSTEM))
+_OF_PROMPT = frozenset((Head.TASK, Head.DIFFICULTY, Head.RISK, Head.TIME_SENSITIVE))
+_NOTHING: tuple[tuple[float, ...], tuple[str, ...]] = ((), ())
+
+
+T = TypeVar("T")
+
+
+class _Remembered(Generic[T]):
+    """Answers about turns, found again by their digests; the older half is dropped when there are too many."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, ...], T] = {}
+
+    def of(self, turns: Sequence[Message], answer: Callable[[str], T]) -> T:
+        """Return what `answer` says of the text of these turns."""
+        key = tuple(turn.digest for turn in turns)
+        known = self._known.get(key)
+        if known is not None:
+            return known
+        found = answer("\n".join(_clipped(turn.text) for turn in turns))
+        if len(self._known) >= REMEMBERED:
+            # Drop the older half at once: cheaper than tidying at every call, and dicts keep their order.
+            for old in list(self._known)[: REMEMBERED // 2]:
+                self._known.pop(old, None)
+        self._known[key] = found
+        return found
 
 
 class LocalClassifier:
@@ -37,42 +66,50 @@ class LocalClassifier:
         self._prompts = PromptHeads.load(load(weights / "prompts.npz"))
         self._steps = StepHeads.load(load(weights / "steps.npz"))
         self._languages = Languages(languages)
-        self._seen: dict[tuple[bytes, ...], tuple[PromptJudgement, Judged]] = {}
+        self._judgements = _Remembered[PromptJudgement]()
+        self._named = _Remembered[Judged]()
 
-    def classify(self, messages: Sequence[Message], tools: Sequence[Tool], rungs: int) -> Classification:
-        """Classify the coming call of this history for a ladder of `rungs` tiers, cheapest first."""
-        prompt, language = self._judged(asked(messages))
-        sufficiency, why_enough = self._steps.sufficiency(messages, tools, rungs, prompt.difficulties)
-        if not tools and all(message.role in _ASKING for message in messages):
-            kind = Judged("synthesis", NO_TOOLS)
-            why_kind: tuple[str, ...] = ("no tools offered",)
-        else:
-            kind, why_kind = self._steps.kind(messages, tools)
+    def classify(
+        self, messages: Sequence[Message], tools: Sequence[Tool], rungs: int, heads: frozenset[Head] = HEADS
+    ) -> Classification:
+        """Answer `heads` about the coming call of this history, for a ladder of `rungs` tiers, cheapest first."""
+        of_prompt = heads & _OF_PROMPT
+        wanted = Head.SUFFICIENCY in heads
+        by_difficulty = wanted and lone(messages, tools)
+        turns = asked(messages) if of_prompt or by_difficulty or Head.LANGUAGE in heads else ()
+        prompt = self._judgements.of(turns, self._judge) if of_prompt or by_difficulty else UNREAD
+        language = self._named.of(turns, self._language) if Head.LANGUAGE in heads else UNASKED
+        enough, why_enough = _NOTHING
+        if wanted:
+            difficulties = prompt.difficulties if by_difficulty else ()
+            enough, why_enough = self._steps.sufficiency(messages, tools, rungs, difficulties)
+        kind, why_kind = self._kind(messages, tools) if Head.KIND in heads else (UNASKED, ())
         return Classification(
-            task=prompt.task,
-            difficulty=prompt.difficulty,
-            sufficiency=sufficiency,
-            risk=prompt.risk,
+            task=prompt.task if Head.TASK in heads else UNASKED,
+            difficulty=prompt.difficulty if Head.DIFFICULTY in heads else UNASKED,
+            sufficiency=enough,
+            risk=prompt.risk if Head.RISK in heads else (),
             language=language,
-            time_sensitive=prompt.time_sensitive,
+            time_sensitive=prompt.time_sensitive if Head.TIME_SENSITIVE in heads else 0.0,
             kind=kind,
-            why=(*why_enough, *why_kind, *prompt.why),
+            why=(*why_enough, *why_kind, *(prompt.why if of_prompt else ())),
+            heads=tuple(head for head in Head if head in heads),
         )
 
-    def _judged(self, turns: Sequence[Message]) -> tuple[PromptJudgement, Judged]:
-        """Return what the prompt heads say of these turns, remembered."""
-        key = tuple(turn.digest for turn in turns)
-        known = self._seen.get(key)
-        if known is not None:
-            return known
-        text = "\n".join(_clipped(turn.text) for turn in turns)
-        judged = (self._prompts.judge(PromptView(text)), self._languages.of(text))
-        if len(self._seen) >= REMEMBERED:
-            # Drop the older half at once: cheaper than tidying at every call, and dicts keep their order.
-            for old in list(self._seen)[: REMEMBERED // 2]:
-                self._seen.pop(old, None)
-        self._seen[key] = judged
-        return judged
+    def warm_up(self, heads: frozenset[Head] = HEADS) -> None:
+        """Answer a question once: the language head reads its model late, half a second of it."""
+        self.classify((user("Which language is this?"),), (), 1, heads)
+
+    def _kind(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[Judged, tuple[str, ...]]:
+        if not tools and all(message.role in _ASKING for message in messages):
+            return Judged("synthesis", NO_TOOLS), ("no tools offered",)
+        return self._steps.kind(messages, tools)
+
+    def _judge(self, text: str) -> PromptJudgement:
+        return self._prompts.judge(PromptView(text))
+
+    def _language(self, text: str) -> Judged:
+        return self._languages.of(text)
 
 
 def _clipped(text: str) -> str:

@@ -19,12 +19,15 @@ EDGE_CHARS: Final = 3000
 _MOST_IDS: Final = 64
 _OPENING_WORDS: Final = 8
 
-_TOKEN = re.compile(r"[A-Za-z0-9_-]+")
+_INSIDE = re.compile(r"[A-Za-z0-9_-]*")
+_TOKEN_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 _DIGIT = re.compile(r"[0-9]")
+_NUMERAL = re.compile(r"\d")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,64}\.\w")
 _WORD = re.compile(r"[^\W\d_]+")
-_BULLET = re.compile(r"^[ \t]{0,8}(?:\d{1,2}[.)]|[-*•])\s", re.MULTILINE)
+_LETTERS_ONLY = {code: " " for code in range(128) if not chr(code).isalpha()}
+_BULLET = re.compile(r"\n[ \t]{0,8}(?:\d{1,2}[.)]|[-*•])\s")
 _SPLIT_NAME = re.compile(r"[^a-z]+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
@@ -166,7 +169,7 @@ def glimpse(message: Message) -> Glimpse:
     text = message.text
     seen = edges(text).strip()
     low = seen.lower()
-    words = _WORD.findall(low.replace("'", ""))
+    words = _spelled(low.replace("'", ""))
     vocabulary = frozenset(words)
     opening = words[: _OPENING_WORDS + 6]
     close = low[-600:]
@@ -180,7 +183,7 @@ def glimpse(message: Message) -> Glimpse:
         names=tuple(call.name for call in message.tool_calls),
         kinds=tuple(tool_kind(call.name) for call in message.tool_calls),
         content=frozenset(word for word in vocabulary if len(word) > 4),
-        bullets=min(len(_BULLET.findall(seen)), 20),
+        bullets=min(len(_BULLET.findall(f"\n{seen}")), 20),
         entries=min(seen.count('":'), 200),
         asks="?" in low[-160:] or "？" in low[-160:],
         agrees=spoken and not _YES.isdisjoint(opening[:_OPENING_WORDS]),
@@ -188,7 +191,7 @@ def glimpse(message: Message) -> Glimpse:
         thanks=spoken and not _BYE.isdisjoint(opening),
         wonders=spoken and not _ASKING.isdisjoint(opening[:4]),
         email=spoken and "@" in low and _EMAIL.search(low) is not None,
-        digits=any(char.isdigit() for char in low),
+        digits=_NUMERAL.search(low) is not None,
         confirms=spoken and _CONFIRM.search(low[-400:]) is not None,
         wants_info=spoken and _WANTS_INFO.search(close) is not None,
         waiting=spoken and _WAITING.search(low[-300:]) is not None,
@@ -207,6 +210,11 @@ def glimpse(message: Message) -> Glimpse:
     )
 
 
+def _spelled(low: str) -> list[str]:
+    """Return the words of a lower-case text. ASCII has a way that is many times faster."""
+    return low.translate(_LETTERS_ONLY).split() if low.isascii() else _WORD.findall(low)
+
+
 def edges(text: str) -> str:
     """Return the part of a text that is read: all of it, or its two ends."""
     if len(text) <= 2 * EDGE_CHARS:
@@ -217,11 +225,15 @@ def edges(text: str) -> str:
 def identifiers(text: str) -> frozenset[str]:
     """Collect words that look like an identifier: five characters or more, a digit among them, and no date."""
     found: set[str] = set()
-    for word in _TOKEN.findall(text):
-        if 5 <= len(word) <= 40 and _DIGIT.search(word) is not None and _DATE.match(word) is None:
-            found.add(word.lower())
-            if len(found) >= _MOST_IDS:
-                break
+    # From digit to digit, not from word to word: most words have none.
+    digit = _DIGIT.search(text)
+    while digit is not None and len(found) < _MOST_IDS:
+        begin, end = digit.start(), _INSIDE.match(text, digit.end()).end()  # type: ignore[union-attr]  # matches always
+        while begin and text[begin - 1] in _TOKEN_CHARS:
+            begin -= 1
+        if 5 <= end - begin <= 40 and _DATE.match(text, begin, end) is None:
+            found.add(text[begin:end].lower())
+        digit = _DIGIT.search(text, end)
     return frozenset(found)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from waywiser.classifier.heads import Arrays, LinearHeads, sigmoid, softmax
 from waywiser.classifier.text import SHAPE, PromptView, word_at
-from waywiser.core.classification import DIFFICULTIES, RISKS, TASKS, Judged
+from waywiser.core.classification import DIFFICULTIES, RISKS, TASKS, UNASKED, Judged
 from waywiser.core.messages import Message, Role
 from waywiser.errors import ConfigError, Place, Problem
 
@@ -41,6 +41,10 @@ class PromptJudgement:
     risk: tuple[Judged, ...]
     time_sensitive: float
     why: tuple[str, ...]
+
+
+UNREAD = PromptJudgement(UNASKED, UNASKED, (), (), 0.0, ())
+"""For a prompt nobody asked about."""
 
 
 class PromptHeads:

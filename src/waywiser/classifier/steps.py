@@ -142,7 +142,7 @@ class StepHeads:
         `difficulty` holds the probabilities of `DIFFICULTIES`, easiest first; it decides for a single prompt, where
         there is no work to look at. Without it the kind of work decides alone.
         """
-        if len(difficulty) == len(DIFFICULTIES) and _lone(messages, tools):
+        if len(difficulty) == len(DIFFICULTIES) and lone(messages, tools):
             knots = [logit(chance) for chance in list(accumulate(difficulty))[:3]]
             hardest = max(range(len(DIFFICULTIES)), key=difficulty.__getitem__)
             return on_ladder(knots, rungs), (f"a single prompt, {DIFFICULTIES[hardest]}",)
@@ -205,7 +205,7 @@ def on_ladder(knots: Sequence[float], rungs: int) -> tuple[float, ...]:
     return tuple(squash(value) for value in np.interp(places, [0.0, 1.0, 2.0, 3.0], rising).tolist())
 
 
-def _lone(messages: Sequence[Message], tools: Sequence[Tool]) -> bool:
+def lone(messages: Sequence[Message], tools: Sequence[Tool]) -> bool:
     """Whether this is a single prompt: no tools, nothing said before, short enough to hold no given text."""
     if tools or any(message.role not in {Role.USER, Role.SYSTEM} for message in messages):
         return False

@@ -285,21 +285,20 @@ def word_at(view: PromptView, index: int) -> str:
 
 
 _SIZES = (2, 4, 7, 11, 16, 24, 36, 60, 110, 220, 450)
-_QUESTION = re.compile("[?？؟]")
-_YEAR = re.compile(r"(?<!\d)20[2-9]\d(?!\d)")
-_OLD_YEAR = re.compile(r"(?<!\d)(?:1\d\d\d|20[01]\d)(?!\d)")
-_VERSION = re.compile(r"(?<![\d.])v?\d{1,3}\.\d{1,3}(?:\.\d+)?(?![\d.])")
+_QUESTIONS = ("?", "？", "؟")
+_RUN = re.compile(r"\d+")
+# Patterns of figures are tried where a run of digits begins, not at every character.
+_VERSION = re.compile(r"(?<![\d.])\d{1,3}\.\d{1,3}(?:\.\d+)?(?![\d.])")
+_CURRENCIES = "$€£¥₹₽₩%"
 _MONEY = re.compile(r"[$€£¥₹₽₩]\s?\d|\d\s?[$€£¥₹₽₩%]")
-_NUMBER = re.compile(r"\d+")
 _CHOICES = re.compile(r"(?:^|\n)\s*\(?[B2][.):]\s")
 _SECRET = re.compile(
     r"sk-[A-Za-z0-9_-]{12,}|AKIA[0-9A-Z]{12,}|gh[pousr]_[A-Za-z0-9]{16,}"
     r"|xox[abp]-[A-Za-z0-9-]{10,}|-----BEGIN |eyJ[A-Za-z0-9_-]{16,}"
 )
 _SECRET_MARKS = ("sk-", "AKIA", "gh", "xox", "-----", "eyJ")
-_IDENTITY = re.compile(
-    r"(?<!\d)(?:\d{3}-\d{2}-\d{4}|(?:\d{4}[ -]){3}\d{2,4}|\d{15,16}|[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7})(?!\d)"
-)
+_IDENTITY = re.compile(r"(?:\d{3}-\d{2}-\d{4}|(?:\d{4}[ -]){3}\d{2,4}|\d{15,16})(?!\d)")
+_ACCOUNT = re.compile(r"(?<!\d)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?!\d)")
 _EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,64}\.\w")
 # Substrings, not patterns: a pattern that may begin anywhere costs more than all n-grams together.
 _CODE = (
@@ -322,6 +321,13 @@ SHAPE = (
 )  # fmt: skip
 
 
+def _identifies(seen: str, at: int) -> bool:
+    """Whether the digits that begin here are an identity, card or account number."""
+    if _IDENTITY.match(seen, at) is not None:
+        return True
+    return at >= 2 and seen[at - 1].isupper() and _ACCOUNT.match(seen, at - 2) is not None
+
+
 def _shape(view: PromptView) -> Floats:
     """Fill the fields of `SHAPE`. Words of dense scripts are counted as two characters each."""
     seen = view.seen
@@ -335,8 +341,10 @@ def _shape(view: PromptView) -> Floats:
     code_marks = float(_CODE_MARKS[ascii_codes].sum())
     maths_marks = float(_MATHS_MARKS[ascii_codes].sum())
     digits = int((classes == DIGIT).sum())
-    numbers = len(_NUMBER.findall(seen)) if digits else 0
-    asks = len(_QUESTION.findall(seen))
+    runs = list(_RUN.finditer(seen)) if digits else []
+    figures = [run[0] for run in runs if len(run[0]) == 4]
+    numbers = len(runs)
+    asks = sum(map(seen.count, _QUESTIONS))
     lines = seen.count("\n")
     code = sum(mark in seen for mark in _CODE)
     capitals = sum(map(str.isupper, seen)) if total < 400 else sum(map(str.isupper, seen[:400]))
@@ -360,13 +368,13 @@ def _shape(view: PromptView) -> Floats:
             min(4 * code_marks / total, 1.0),
             min(4 * maths_marks / total, 1.0),
             maths_marks > 4,
-            digits > 3 and _YEAR.search(seen) is not None,
-            digits > 3 and _OLD_YEAR.search(seen) is not None,
-            digits > 1 and _VERSION.search(seen) is not None,
-            digits > 0 and _MONEY.search(seen) is not None,
+            any("2020" <= figure <= "2099" for figure in figures),
+            any("1000" <= figure <= "2019" for figure in figures),
+            digits > 1 and "." in seen and any(_VERSION.match(seen, run.start()) for run in runs),
+            digits > 0 and any(mark in seen for mark in _CURRENCIES) and _MONEY.search(seen) is not None,
             lines > 0 and _CHOICES.search(seen) is not None,
             any(mark in seen for mark in _SECRET_MARKS) and _SECRET.search(seen) is not None,
-            digits > 8 and _IDENTITY.search(seen) is not None,
+            digits > 8 and any(_identifies(seen, run.start()) for run in runs),
             "@" in seen and _EMAIL.search(seen) is not None,
             capitals / min(total, 400),
             not seen.isascii(),

@@ -8,7 +8,7 @@ from typing import Any
 
 from waywiser.cli.output import read_lines, write_json
 from waywiser.core.calls import Call, Origin
-from waywiser.core.classification import Classification
+from waywiser.core.classification import Classification, Head
 from waywiser.core.receipt import Receipt
 from waywiser.core.steps import KINDS
 from waywiser.engine import Engine
@@ -34,6 +34,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def perform(args: argparse.Namespace) -> int:
     """Decide every call of the input. The exit code is 1 when any was refused."""
     runtime = build(load(args.policy), store=":memory:", need_keys=False)
+    runtime.engine.warm_up()
     refused = False
     for place, line in read_lines(args.calls):
         receipt = runtime.engine.decide(read_call(line, place, runtime.engine))
@@ -88,16 +89,16 @@ def decision(call_id: object, receipt: Receipt) -> dict[str, object]:
 
 
 def classification(seen: Classification | None) -> dict[str, object]:
-    """Write what the classifier said; empty when it was not asked."""
+    """Write what the classifier said: only what it was asked, so empty when the policy needed nothing of it."""
     if seen is None:
         return {}
-    return {
-        "task": seen.task.label,
-        "difficulty": seen.difficulty.label,
-        "sufficiency": list(seen.sufficiency),
-        "risk": [risk.label for risk in seen.risk],
-        "language": seen.language.label,
-        "time_sensitive": seen.time_sensitive,
-        "kind": seen.kind.label,
-        "why": list(seen.why),
+    said: dict[Head, object] = {
+        Head.TASK: seen.task.label,
+        Head.DIFFICULTY: seen.difficulty.label,
+        Head.SUFFICIENCY: list(seen.sufficiency),
+        Head.RISK: [risk.label for risk in seen.risk],
+        Head.LANGUAGE: seen.language.label,
+        Head.TIME_SENSITIVE: seen.time_sensitive,
+        Head.KIND: seen.kind.label,
     }
+    return {**{head.value: said[head] for head in seen.heads}, "why": list(seen.why)}

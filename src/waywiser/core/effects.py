@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from waywiser.core.budget import Claim, Hold, Scope, Shortfall, Standing
 from waywiser.core.calls import Call, Chunk, Failure, Outcome, Reply
-from waywiser.core.classification import Classification
+from waywiser.core.classification import Classification, Head
 from waywiser.core.health import Health
 from waywiser.core.models import Model
 from waywiser.core.quantiles import History
@@ -55,10 +55,11 @@ class Open(Effect[Situation]):
 
 @dataclass(frozen=True, slots=True)
 class Classify(Effect[Classification | None]):
-    """Ask the classifier about a call, for a ladder of `rungs` tiers. None where there is no classifier."""
+    """Ask heads of the classifier about a call, for a ladder of `rungs` tiers. None where there is no classifier."""
 
     call: Call
     rungs: int
+    heads: frozenset[Head]
 
 
 @dataclass(frozen=True, slots=True)

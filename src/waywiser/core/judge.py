@@ -10,7 +10,7 @@ from waywiser.core.calls import Call
 from waywiser.core.claims import spent_share
 from waywiser.core.classification import Classification
 from waywiser.core.effects import Classify, Effect, Situation, perform
-from waywiser.core.policy import Policy, Target, aim, needs_classifier
+from waywiser.core.policy import Policy, Target, aim, heads_needed
 from waywiser.core.steps import Step, StepKind, decide_kind
 from waywiser.core.verdict import Verdict, evaluate
 
@@ -49,11 +49,12 @@ class Bench:
 
 
 def judge(bench: Bench, call: Call) -> Generator[Effect[object], object, Judgement]:
-    """Decide kind, target and ladder of a call. The classifier is asked only when the policy needs it."""
+    """Decide kind, target and ladder of a call. The classifier is asked only what the policy needs to know."""
     step = decide_kind(call)
     seen: Classification | None = None
-    if needs_classifier(bench.policy, call, step):
-        seen = yield from perform(Classify(call, len(bench.policy.tiers)))
+    heads = heads_needed(bench.policy, call, step)
+    if heads:
+        seen = yield from perform(Classify(call, len(bench.policy.tiers), heads))
         step = decide_kind(call, seen)
     return judged(bench, call, step, seen)
 

@@ -13,9 +13,9 @@ from fnmatch import fnmatchcase
 
 from waywiser.core.budget import Limits
 from waywiser.core.calls import Call
-from waywiser.core.classification import Classification
+from waywiser.core.classification import Classification, Head
 from waywiser.core.models import Ability, Model
-from waywiser.core.steps import Step, StepKind
+from waywiser.core.steps import SURE, Step, StepKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,16 @@ class Condition:
     input_tokens_above: int | None = None
 
     @property
-    def needs_classifier(self) -> bool:
-        """Whether the condition asks for something only the classifier knows."""
-        return self.time_sensitive is not None or bool(
-            self.task or self.difficulty or self.risk or self.language or self.language_not
+    def heads(self) -> frozenset[Head]:
+        """What the condition asks that only the classifier knows."""
+        asked = (
+            (Head.TASK, self.task),
+            (Head.DIFFICULTY, self.difficulty),
+            (Head.RISK, self.risk),
+            (Head.LANGUAGE, self.language or self.language_not),
+            (Head.TIME_SENSITIVE, self.time_sensitive is not None),
         )
+        return frozenset(head for head, needed in asked if needed)
 
     def holds(self, call: Call, step: Step, seen: Classification | None, input_tokens: int) -> bool:
         """Tell whether the condition holds for this call."""
@@ -85,7 +90,7 @@ class Condition:
             return False
         if self.input_tokens_above is not None and input_tokens <= self.input_tokens_above:
             return False
-        return not self.needs_classifier or (seen is not None and self._holds_for(seen))
+        return not self.heads or (seen is not None and self._holds_for(seen))
 
     def _holds_for(self, seen: Classification) -> bool:
         language = seen.language.label
@@ -233,13 +238,20 @@ class _Draft:
     reasons: list[str] = field(default_factory=list)
 
 
-def needs_classifier(policy: Policy, call: Call, step: Step) -> bool:
-    """Tell whether this call can't be decided without the classifier."""
-    if step.by == "shape" and step.confidence < 0.8:
-        return True
-    if not policy.step_rule(step.kind).tier and not call.tier and not call.model:
-        return True
-    return any(rule.when.needs_classifier for rule in policy.rules)
+_OPEN = (StepKind.TOOL_CALL, StepKind.SYNTHESIS)
+"""What a step whose kind is not sure may turn out to be."""
+
+
+def heads_needed(policy: Policy, call: Call, step: Step) -> frozenset[Head]:
+    """Name the heads of the classifier without which this call can't be decided; none for most calls."""
+    needed = frozenset[Head]().union(*(rule.when.heads for rule in policy.rules))
+    kinds = [step.kind]
+    if step.by == "shape" and step.confidence < SURE:
+        needed |= {Head.KIND}
+        kinds += _OPEN
+    if not call.tier and not call.model and not all(policy.step_rule(kind).tier for kind in kinds):
+        needed |= {Head.SUFFICIENCY}
+    return needed
 
 
 def aim(
