@@ -8,12 +8,11 @@ temporary file, by session, and come back in the order in which their sessions b
 from __future__ import annotations
 
 import gzip
-import json
+import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import orjson
 
@@ -26,6 +25,9 @@ from waywiser.replay.trajectories import is_trajectory, read_trajectory
 
 LONGEST_LINE = 256 * 1024 * 1024
 """Bytes; a longer line is no recording (a broken file may have no line ends at all)."""
+
+LONGEST_DOCUMENT = 64 * 1024 * 1024
+"""Bytes; a longer file has to be written line by line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,37 +138,44 @@ def _lines(path: Path, label: str) -> Iterator[tuple[str, bytes | Problem, int]]
         with path.open("rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            stream = gzip.GzipFile(fileobj=raw) if zipped else raw
+            stream = cast("IO[bytes]", gzip.GzipFile(fileobj=raw) if zipped else raw)
             number = 0
             try:
-                while line := stream.readline(LONGEST_LINE):
+                for line in _documents(stream):
                     number += 1
-                    if not line.strip():
-                        continue
-                    if number == 1 and (whole := _document(line, stream)) is not None:
-                        yield label, whole, raw.tell()
-                        return
-                    yield f"{label}:{number}", line, raw.tell()
-            except (OSError, EOFError) as error:
+                    if line.strip():
+                        yield f"{label}:{number}", line, raw.tell()
+            except (OSError, EOFError, zlib.error) as error:
                 # A file that was cut off: what came before is good.
-                yield f"{label}:{number + 1}", Problem(f"{label}:{number + 1}", f"the file breaks off: {error}"), 0
+                place = f"{label}:{number + 1}"
+                yield place, Problem(place, f"the file breaks off: {error}"), 0
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror or error}") from None
 
 
-def _document(first: bytes, stream: Any) -> bytes | None:
-    """Read on when the first line only begins a JSON document (an array or object written over several lines)."""
-    if first.strip() not in (b"[", b"{"):
-        with suppress(orjson.JSONDecodeError):
-            orjson.loads(first)
-            return None
-        if not first.lstrip().startswith((b"[", b"{")):
-            return None
-        if first.rstrip().endswith(b"}"):
-            return None  # one broken line of many
-    whole: bytes = first + stream.read(LONGEST_LINE)
+def _documents(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yield a document that spans the whole file as one piece, else line by line."""
+    first = stream.readline(LONGEST_LINE)
+    if first.lstrip()[:1] in {b"[", b"{"} and not _is_json(first):
+        # Either a document written over several lines, or one broken line of many.
+        rest = stream.read(LONGEST_DOCUMENT)
+        if len(rest) < LONGEST_DOCUMENT and _is_json(first + rest):
+            yield first + rest
+            return
+        yield first
+        lines = rest.splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            lines[-1] += stream.readline(LONGEST_LINE)
+        yield from lines
+    elif first:
+        yield first
+    while line := stream.readline(LONGEST_LINE):
+        yield line
+
+
+def _is_json(text: bytes) -> bool:
     try:
-        json.loads(whole)
-    except ValueError:
-        return whole if first.strip() in (b"[", b"{") else None
-    return whole
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
