@@ -239,3 +239,17 @@ async def test_a_cancelled_call_is_settled(faulty: Proxy) -> None:
     assert faulty.open_holds == 0
     (receipt,) = faulty.service.store.receipts("impatient")
     assert receipt.refused == "cancelled"
+
+
+@pytest.mark.parametrize("model", ["local/slow", "local/silent"])
+def test_a_silent_stream_gives_signs_of_life(faulty: Proxy, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    monkeypatch.setattr("waywiser.proxy.pulse.PULSE_S", 0.1)
+    answer = faulty.chat(model=model, stream=True)
+    assert answer.status_code == 200
+    assert answer.text.startswith(": waiting\n\n: waiting\n\n")
+    if model == "local/slow":
+        assert answer.text.endswith("data: [DONE]\n\n")
+    else:
+        assert faulty.events_of(answer.text)[-1]["error"]["code"] == "timeout"
+        assert "[DONE]" not in answer.text
+    faulty.service.engines["faulty"].health._known.clear()

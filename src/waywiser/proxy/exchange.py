@@ -21,6 +21,7 @@ from waywiser.proxy.dialect import Asked, Dialect
 from waywiser.proxy.fanout import branches, complete_all, stream_all
 from waywiser.proxy.http import ClientGone, Request, Watch
 from waywiser.proxy.keys import Caller
+from waywiser.proxy.pulse import Pulse
 from waywiser.proxy.service import Service
 from waywiser.proxy.sessions import origin_of
 from waywiser.proxy.troubles import Denied, trouble_of
@@ -98,31 +99,38 @@ class _Exchange:
     async def _stream(self, engine: Engine, asked: Asked, calls: list[Call], errand: Errand, watch: Watch) -> None:
         request, metrics = self._request, self._service.metrics
         answers: list[Answer] = []
+
+        def beginning() -> marks.Pairs:
+            return marks.of_beginning(calls, engine.policy, errand)
+
         metrics.streams += 1
         try:
-            async with aclosing(stream_all(engine, calls, answers)) as pieces:
-                writer = None
-                async for sample, chunk in pieces:
-                    if writer is None:
-                        model = errand.models[-1] if errand.models else chunk.model
-                        writer = self._dialect.events(asked, model=model, now_s=self._service.clock.now())
-                        metrics.first_chunk(self._dialect.name, perf_counter() - self._began)
-                        await request.begin_stream(marks.of_beginning(calls, engine.policy, errand))
-                        data = writer.start() + writer.chunk(chunk, sample)
-                    else:
-                        data = writer.chunk(chunk, sample)
-                    if data:
-                        watch.sending()
-                        await request.piece(data)
-                        watch.sent()
+            writer = None
+            with Pulse(request, beginning) as pulse:
+                async with aclosing(stream_all(engine, calls, answers)) as pieces:
+                    async for sample, chunk in pieces:
+                        if writer is None:
+                            model = errand.models[-1] if errand.models else chunk.model
+                            writer = self._dialect.events(asked, model=model, now_s=self._service.clock.now())
+                            metrics.first_chunk(self._dialect.name, perf_counter() - self._began)
+                            if not request.started:
+                                await request.begin_stream(beginning())
+                            data = writer.start() + writer.chunk(chunk, sample)
+                        else:
+                            data = writer.chunk(chunk, sample)
+                        if data:
+                            pulse.beat()
+                            watch.sending()
+                            await request.piece(data)
+                            watch.sent()
             receipts = [answer.receipt for answer in answers]
             for receipt in receipts:
                 metrics.receipt(receipt)
             if writer is None:
                 raise Denied(502, "empty_stream", "the model said nothing")
             watch.sending()
-            end = writer.end([answer.reply for answer in answers])
             self.status = 200
+            end = writer.end([answer.reply for answer in answers])
             await request.piece(marks.comment(receipts) + end, last=True)
         finally:
             metrics.streams -= 1
