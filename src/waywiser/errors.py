@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from waywiser.core.budget import Shortfall
     from waywiser.core.calls import Failure
     from waywiser.core.plan import Flaw
     from waywiser.core.receipt import Receipt
@@ -89,9 +90,13 @@ class RoutingRefused(WaywiserError, RuntimeError):  # noqa: N818 - the name says
 
 
 class BudgetExceeded(RoutingRefused):
-    """A limit of the budget is reached. The receipt names the scope and the limit."""
+    """A limit of the budget is reached. The receipt says which; `short` has the scope, what it lacks and how much."""
 
     code = "budget_exceeded"
+
+    def __init__(self, message: str, receipt: Receipt | None = None, short: Shortfall | None = None) -> None:
+        self.short = short
+        super().__init__(message, receipt)
 
 
 class LoopDetected(RoutingRefused):

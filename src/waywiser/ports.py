@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Protocol
 
-from waywiser.core.budget import Claim, Hold, Scope, Shortfall, Standing
+from waywiser.core.budget import Amounts, Claim, Hold, Scope, Shortfall, Standing
 from waywiser.core.calls import Call, Chunk, Failure, Outcome, Tool
 from waywiser.core.classification import HEADS, Classification, Head
 from waywiser.core.messages import Message
@@ -38,6 +38,10 @@ class SessionStore(Protocol):
 
     def record(self, receipt: Receipt) -> None:
         """Keep a receipt, so that it can be explained later."""
+        ...
+
+    def grant(self, session: str, scope: Scope, more: Amounts, now_s: float, once: str = "") -> Standing:
+        """Add to what a scope, on the path of a session, may use beyond its limits; what is named `once` adds once."""
         ...
 
     def receipt(self, receipt_id: str) -> Receipt | None:
@@ -74,6 +78,10 @@ class SessionStore(Protocol):
 
     async def arecord(self, receipt: Receipt) -> None:
         """Like `record`, for an event loop."""
+        ...
+
+    async def agrant(self, session: str, scope: Scope, more: Amounts, now_s: float, once: str = "") -> Standing:
+        """Like `grant`, for an event loop."""
         ...
 
     def close(self) -> None:

@@ -99,7 +99,7 @@ def test_a_mistake_is_told_with_its_place(change: tuple[str, str], place: str, s
         ("rules: [{when: {node: x}, models: 'openai/*'}]", "matches no model"),
         ("models: {local/x: {base_url: 'http://127.0.0.1:1/v1'}}", "in no tier"),
         ("loops: {ladder: [stop, hint]}", "in the order"),
-        ("budget: {on_exhausted: ask}", "conclude"),
+        ("budget: {on_exhausted: shrug}", "conclude"),
         ("fallback: {attempts: 0}", "from 1 to 20"),
     ],
 )

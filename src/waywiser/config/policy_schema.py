@@ -189,7 +189,10 @@ class BudgetSpec(Strict):
     keep: dict[Kind, Share] = Field(default_factory=dict, description="Shares of the session's money for one kind.")
     estimate: Literal["strict", "expected"] = "expected"
     pressure: list[PressureSpec] = Field(default_factory=list)
-    on_exhausted: Literal["conclude", "stop"] = "conclude"
+    on_exhausted: Literal["conclude", "ask", "stop"] = Field(
+        default="conclude",
+        description="Answer with what there is, ask a person for more (in LangGraph; elsewhere as stop), or stop.",
+    )
     lease_s: Seconds = Field(default=300.0, description="After how long an unsettled hold comes back.")
 
 

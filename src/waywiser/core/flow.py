@@ -46,13 +46,14 @@ RESERVE_WAIT_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a call ended: with a reply, with the last failure, or refused (a code of the error tree and a sentence)."""
+    """How a call ended: with a reply, with the last failure, or refused (a code, a sentence, what the budget lacked)."""
 
     receipt: Receipt
     reply: Reply | None = None
     failure: Failure | None = None
     refused: str = ""
     why: str = ""
+    short: Shortfall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,11 +322,14 @@ class Pipeline:
         return Done(receipt, reply)
 
     def _exhausted(self, short: Shortfall) -> Effects[Done | str]:
-        """Nothing is left: conclude once with what is kept, answer locally when even that is gone, or stop."""
+        """Nothing is left: conclude once with what is kept, answer locally when even that is gone, or stop.
+
+        To `ask` is to stop here: a surface that can reach a person asks, and makes the call again.
+        """
         why = f"the {short.name}'s limit of {_amount(short.what, short.limit)} is reached"
         self._draft.reasons.append(why)
-        if self._policy.budget.on_exhausted == "stop":
-            return (yield from self._refuse("budget_exceeded", why))
+        if self._policy.budget.on_exhausted != "conclude":
+            return (yield from self._refuse("budget_exceeded", why, short))
         if not self._concluding:
             return why
         reply = notice(self._call, why)
@@ -340,10 +344,10 @@ class Pipeline:
         yield from self._end(Record(receipt))
         return Done(receipt, failure=failure)
 
-    def _refuse(self, code: str, why: str) -> Effects[Done]:
+    def _refuse(self, code: str, why: str, short: Shortfall | None = None) -> Effects[Done]:
         receipt = self._draft.receipt(self._now_s, refused=code)
         yield from self._end(Record(receipt))
-        return Done(receipt, refused=code, why=why)
+        return Done(receipt, refused=code, why=why, short=short)
 
     def _end(self, last: Settle | Record) -> Effects[None]:
         """Perform the effect that keeps the receipt; a driver that is stopped in the middle of it performs it again."""

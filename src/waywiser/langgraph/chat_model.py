@@ -25,6 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from waywiser.core.calls import Call, Chunk, Settings
 from waywiser.core.receipt import Receipt
 from waywiser.engine import Answer, Engine
+from waywiser.errors import BudgetExceeded
+from waywiser.langgraph.asking import agranted, granted
 from waywiser.langgraph.context import origin_of
 from waywiser.langgraph.tools import bound, core_tools, response_format, tool_choice
 from waywiser.upstream.langchain_messages import MODEL_KEY, chunk_message, reply_message, to_core
@@ -142,7 +144,12 @@ class RoutedChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return _result(self.engine.complete(self._call(messages, stop, run_manager, kwargs)))
+        call = self._call(messages, stop, run_manager, kwargs)
+        while True:
+            try:
+                return _result(self.engine.complete(call))
+            except BudgetExceeded as error:
+                call = granted(self.engine, call, error)
 
     async def _agenerate(
         self,
@@ -151,7 +158,12 @@ class RoutedChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return _result(await self.engine.acomplete(self._call(messages, stop, run_manager, kwargs)))
+        call = self._call(messages, stop, run_manager, kwargs)
+        while True:
+            try:
+                return _result(await self.engine.acomplete(call))
+            except BudgetExceeded as error:
+                call = await agranted(self.engine, call, error)
 
     def _stream(
         self,
@@ -160,7 +172,8 @@ class RoutedChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        stream = self.engine.stream(self._call(messages, stop, run_manager, kwargs, stream=True))
+        call, begun = self._call(messages, stop, run_manager, kwargs, stream=True), False
+        stream = self.engine.stream(call)
         try:
             while True:
                 try:
@@ -168,6 +181,13 @@ class RoutedChatModel(BaseChatModel):
                 except StopIteration as stop_iteration:
                     answer: Answer = stop_iteration.value
                     break
+                except BudgetExceeded as error:
+                    if begun:
+                        raise
+                    call = granted(self.engine, call, error)
+                    stream = self.engine.stream(call)
+                    continue
+                begun = True
                 generated = _generated(chunk)
                 if run_manager is not None:
                     run_manager.on_llm_new_token(chunk.text, chunk=generated)
@@ -187,9 +207,21 @@ class RoutedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         answers: list[Answer] = []
-        stream = self.engine.astream(self._call(messages, stop, run_manager, kwargs, stream=True), answers)
+        call, begun = self._call(messages, stop, run_manager, kwargs, stream=True), False
+        stream = self.engine.astream(call, answers)
         try:
-            async for chunk in stream:
+            while True:
+                try:
+                    chunk = await anext(stream)
+                except StopAsyncIteration:
+                    break
+                except BudgetExceeded as error:
+                    if begun:
+                        raise
+                    call = await agranted(self.engine, call, error)
+                    stream = self.engine.astream(call, answers)
+                    continue
+                begun = True
                 generated = _generated(chunk)
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(chunk.text, chunk=generated)

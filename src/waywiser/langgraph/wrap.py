@@ -131,13 +131,17 @@ def _invoke(original: Callable[..., AIMessage]) -> Callable[..., AIMessage]:
 
 def _ainvoke(original: Callable[..., Any]) -> Callable[..., Any]:
     async def ainvoke(
-        self: BaseChatModel, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+        self: BaseChatModel,
+        input: Any,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
     ) -> AIMessage:
+        message: AIMessage
         routed = _routed(self, config)
         if routed is None:
-            message: AIMessage = await original(self, input, config, **kwargs)
-            return message
-        message = await original(routed, input, _own(self, config), **_translated(self, kwargs))
+            message = await original(self, input, config, **kwargs)
+        else:
+            message = await original(routed, input, _own(self, config), **_translated(self, kwargs))
         return message
 
     return ainvoke
