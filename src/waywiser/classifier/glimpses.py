@@ -67,6 +67,7 @@ _UNSURE = (
     "not certain",
     "forgot",
 )
+_UNSURE_GATES = ("n't ", "not ", "forgot")  # one of these is in every phrase of `_UNSURE`: most texts have none
 _CONFIRM = re.compile(
     r"\bconfirm|\bproceed|go ahead|\byes(?:/| or )no|would you like me to|shall i|should i|do you want me to"
     r"|is (?:that|this) correct|are you sure|do you agree"
@@ -174,6 +175,7 @@ def glimpse(message: Message) -> Glimpse:
     opening = words[: _OPENING_WORDS + 6]
     close = low[-600:]
     spoken = message.role is not Role.TOOL
+    said = message.role is Role.ASSISTANT
     return Glimpse(
         role=message.role,
         chars=len(text),
@@ -192,11 +194,11 @@ def glimpse(message: Message) -> Glimpse:
         wonders=spoken and not _ASKING.isdisjoint(opening[:4]),
         email=spoken and "@" in low and _EMAIL.search(low) is not None,
         digits=_NUMERAL.search(low) is not None,
-        confirms=spoken and _CONFIRM.search(low[-400:]) is not None,
-        wants_info=spoken and _WANTS_INFO.search(close) is not None,
-        waiting=spoken and _WAITING.search(low[-300:]) is not None,
-        done=spoken and _DONE.search(close) is not None,
-        unsure=any(phrase in low for phrase in _UNSURE),
+        confirms=said and _CONFIRM.search(low[-400:]) is not None,
+        wants_info=said and _WANTS_INFO.search(close) is not None,
+        waiting=said and _WAITING.search(low[-300:]) is not None,
+        done=said and _DONE.search(close) is not None,
+        unsure=any(gate in low for gate in _UNSURE_GATES) and any(phrase in low for phrase in _UNSURE),
         whole=not _WHOLE.isdisjoint(vocabulary),
         looks=not _LOOK.isdisjoint(vocabulary),
         acts=not _ACT.isdisjoint(vocabulary),

@@ -1,4 +1,4 @@
-"""Boosted trees as flat arrays: trained elsewhere, walked here by NumPy, all trees of all rows at once.
+"""Boosted trees as flat arrays: trained elsewhere, walked here by NumPy, all trees of a row at once.
 
 A leaf is its own child, so every walk takes the same number of steps and needs no branches.
 """
@@ -37,13 +37,15 @@ class Forest:
 
     def logits(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Return a logit for each row of a (rows, features) array."""
-        at = np.broadcast_to(self.roots, (len(rows), self.roots.size))
-        line = np.arange(len(rows))[:, None]
+        return np.array([self._logit(row) for row in rows], dtype=np.float64)
+
+    def _logit(self, row: npt.NDArray[np.float32]) -> float:
+        """Compare at every node at once, then walk: a few plain array operations, whatever the trees' number."""
+        follow = np.where(row.take(self.feature) <= self.threshold, self.left, self.right)
+        at = self.roots
         for _ in range(int(self.depth[0])):
-            low = rows[line, self.feature[at]] <= self.threshold[at]
-            at = np.where(low, self.left[at], self.right[at])
-        total: npt.NDArray[np.float64] = self.value[at].sum(axis=1, dtype=np.float64) + float(self.bias[0])
-        return total
+            at = follow.take(at)
+        return float(self.value.take(at).sum(dtype=np.float64) + self.bias[0])
 
     def arrays(self, prefix: str) -> dict[str, npt.NDArray[np.generic]]:
         """Return the arrays to store, their names beginning with `prefix`."""
