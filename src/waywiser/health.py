@@ -36,6 +36,6 @@ class HealthBoard:
         with self._lock:
             known = self._known.get(model) or Health()
             if failure is None:
-                self._known[model] = succeeded(known, took_s)
+                self._known[model] = succeeded(known, took_s, now_s=now_s)
             else:
                 self._known[model] = failed(known, failure.kind, now_s, failure.retry_after_s)

@@ -3,7 +3,17 @@ from __future__ import annotations
 import pytest
 
 from waywiser.core.calls import FailureKind
-from waywiser.core.health import COOL_DOWN_MAX_S, COOL_DOWN_S, TRIP_AFTER, Circuit, Health, admit, failed, succeeded
+from waywiser.core.health import (
+    COOL_DOWN_MAX_S,
+    COOL_DOWN_S,
+    HALF_LIFE_S,
+    TRIP_AFTER,
+    Circuit,
+    Health,
+    admit,
+    failed,
+    succeeded,
+)
 
 NOW_S = 1_800_000_000.0
 
@@ -79,3 +89,32 @@ def test_latency_and_error_rate_follow_the_newest() -> None:
     worse = failed(health, FailureKind.TIMEOUT, NOW_S)
     assert 0 < worse.error_rate < 1
     assert succeeded(worse, 1.0).error_rate < worse.error_rate
+
+
+def test_time_forgives_a_model_that_is_no_longer_asked() -> None:
+    health = Health()
+    for number in range(3):
+        health = failed(health, FailureKind.OVERLOADED, 100.0 + number)
+    assert health.errors(102.0) == health.error_rate > 0.4
+    assert health.errors(102.0 + HALF_LIFE_S) == pytest.approx(health.error_rate / 2)
+    slow = succeeded(Health(), 9.0, now_s=100.0)
+    assert slow.latency(100.0, 1.0) == 9.0
+    assert slow.latency(100.0 + HALF_LIFE_S, 1.0) == pytest.approx(5.0)
+    assert slow.latency(100.0 + 100 * HALF_LIFE_S, 1.0) == pytest.approx(1.0)
+    assert Health().latency(100.0, 1.5) == 1.5
+
+
+def test_a_circuit_that_is_due_a_probe_is_not_held_against_its_model() -> None:
+    health = Health()
+    for _ in range(TRIP_AFTER):
+        health = failed(health, FailureKind.CONNECTION, 100.0)
+    assert not health.admits(101.0)
+    assert health.errors(101.0) > 0.5
+    due = health.open_until_s
+    assert health.admits(due)
+    assert health.errors(due) == 0.0
+    probing = admit(health, due)
+    assert probing is not None
+    assert not probing.admits(due + 1)
+    well = succeeded(probing, 0.5, now_s=due + 1)
+    assert (well.error_rate, well.open_until_s) == (0.0, 0.0)

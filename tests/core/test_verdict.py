@@ -150,8 +150,8 @@ def test_terms_are_in_0_to_1_and_compare() -> None:
     for candidate in verdict.ladder:
         assert all(0 <= term.value <= 1 for term in candidate.terms)
         assert [term.name for term in candidate.terms] == ["quality", "cost", "latency", "health"]
-    slow = scored(verdict.ladder, a_policy().weights, {"a/middle": Health(calls=3, latency_s=30.0)})
+    slow = scored(verdict.ladder, a_policy().weights, {"a/middle": Health(calls=3, latency_s=30.0)}, 0.0)
     # Latency is relative to the slowest: the slow one falls behind its neighbour, which had been second.
     assert verdict.ladder[0].score > verdict.ladder[1].score
     assert slow[0].score < slow[1].score
-    assert scored([], a_policy().weights, {}) == []
+    assert scored([], a_policy().weights, {}, 0.0) == []

@@ -2,8 +2,8 @@
 
 Terms are in 0..1 so that weights compare. *quality* is the catalogue's prior. *cost* is what this call is expected to
 cost on that model now, over the dearest candidate's: a prompt prefix that is warm there is priced as cached. *latency*
-is the measured mean (the catalogue's prior until there is one) over the slowest candidate's. *health* is the
-exponentially weighted error rate.
+is the measured mean (the catalogue's prior until there is one, and again when it is old) over the slowest candidate's.
+*health* is the exponentially weighted error rate, which time forgives.
 """
 
 from __future__ import annotations
@@ -83,10 +83,12 @@ def expectation(model: Model, input_tokens: int, warm: int, output_tokens: int) 
     return usage, cost_nanos(model, usage)
 
 
-def scored(candidates: Sequence[Candidate], weights: Weights, health: Mapping[str, Health]) -> list[Candidate]:
+def scored(
+    candidates: Sequence[Candidate], weights: Weights, health: Mapping[str, Health], now_s: float
+) -> list[Candidate]:
     """Score every candidate against the others. The order is kept."""
     dearest = max((candidate.expected_nanos for candidate in candidates), default=0) or 1
-    latencies = [_latency_s(candidate.model, health.get(candidate.model.name)) for candidate in candidates]
+    latencies = [_latency_s(candidate.model, health.get(candidate.model.name), now_s) for candidate in candidates]
     slowest = max(latencies, default=0.0) or 1.0
     result = []
     for candidate, latency in zip(candidates, latencies, strict=True):
@@ -95,7 +97,7 @@ def scored(candidates: Sequence[Candidate], weights: Weights, health: Mapping[st
             _term("quality", candidate.model.quality, weights.quality),
             _term("cost", candidate.expected_nanos / dearest, -weights.cost),
             _term("latency", latency / slowest, -weights.latency),
-            _term("health", known.error_rate if known else 0.0, -weights.health),
+            _term("health", known.errors(now_s) if known else 0.0, -weights.health),
         )
         result.append(
             Candidate(
@@ -115,5 +117,6 @@ def _term(name: str, value: float, weight: float) -> Term:
     return Term(name, value, value * weight)
 
 
-def _latency_s(model: Model, health: Health | None) -> float:
-    return health.latency_s if health is not None and health.latency_s else model.latency_ms / 1000
+def _latency_s(model: Model, health: Health | None, now_s: float) -> float:
+    prior_s = model.latency_ms / 1000
+    return prior_s if health is None else health.latency(now_s, prior_s)

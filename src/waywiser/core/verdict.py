@@ -2,8 +2,9 @@
 
 The ladder begins with the candidates of the step's own tier, best score first; then come the tiers above it up to its
 ceiling, then those below it down to its floor: who falls back prefers paying more to answering worse. A model whose
-circuit is open goes to the end. The session stays with the model that holds its warm prefix unless a move saves
-`min_saving` of what staying costs.
+circuit is open, or whose one probe is under way, goes to the end. A model the conversation can't be moved to is no
+candidate. The session stays with the model that holds its warm prefix unless a move saves `min_saving` of what staying
+costs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from waywiser.core.calls import Call
-from waywiser.core.health import Circuit, Health
+from waywiser.core.health import Health
 from waywiser.core.messages import File, Image, Message
 from waywiser.core.models import Ability, Model
 from waywiser.core.policy import Policy, Target
@@ -67,7 +68,7 @@ def evaluate(
             warm = warm_tokens(model, trail, call.tools, call.messages, now_s) if trail.warm else 0
             usage, nanos = expectation(model, tokens[model.encoding], warm, output_tokens)
             fit.append(Candidate(model, tier.name, rank, usage, nanos))
-    ranked = _ranked(scored(fit, policy.weights, health), target, health, now_s)
+    ranked = _ranked(scored(fit, policy.weights, health, now_s), target, health, now_s)
     reasons = list(target.reasons)
     ranked, sticky = _stay(ranked, trail, target, policy.min_saving)
     if sticky:
@@ -128,7 +129,7 @@ def _why_not(  # noqa: PLR0911 - a list of reasons
 def _ranked(candidates: list[Candidate], target: Target, health: Mapping[str, Health], now_s: float) -> list[Candidate]:
     def order(candidate: Candidate) -> tuple[bool, int, float]:
         known = health.get(candidate.model.name)
-        broken = known is not None and known.circuit(now_s) is Circuit.OPEN
+        broken = known is not None and not known.admits(now_s)
         distance = candidate.rank - target.rank
         return broken, distance if distance >= 0 else 100 - distance, -candidate.score
 
