@@ -51,9 +51,7 @@ def test_each_format_gives_the_same_session(tmp_path: Path, name: str) -> None:
     assert json.loads(first.reply.tool_calls[0].arguments) == {"order": "W7"}
     assert second.reply.text == made.ANSWER["content"]
     assert [tool.name for tool in second.tools] == ["find_order"]
-    assert [(call.usage.input_tokens, call.usage.output_tokens) for call in found.calls if call.usage] == [
-        *made.USAGES
-    ]
+    assert [(call.usage.input_tokens, call.usage.output_tokens) for call in found.calls if call.usage] == [*made.USAGES]
     assert first.at_s is not None
     assert second.at_s is not None
     assert second.at_s - first.at_s == pytest.approx(4)

@@ -14,6 +14,7 @@ from itertools import accumulate
 from waywiser.catalog.catalog import Catalog
 from waywiser.catalog.providers import PROVIDERS
 from waywiser.catalog.tokens import TokenEstimator
+from waywiser.core.calls import Tool
 from waywiser.core.messages import Message
 from waywiser.core.models import Model
 from waywiser.replay.recording import Recorded
@@ -28,6 +29,7 @@ class Measures:
 
     def __init__(self) -> None:
         self._messages: Sequence[Message] = ()
+        self._tools: Sequence[Tool] = ()
         self._sums: dict[str, list[int]] = {}
 
     def prompt_tokens(self, call: Recorded, encoding: str, recorded: str) -> int:
@@ -51,13 +53,14 @@ class Measures:
         return round(call.usage.output_tokens * ratio)
 
     def _estimate(self, call: Recorded, encoding: str) -> int:
-        if call.messages is not self._messages:
-            self._messages, self._sums = call.messages, {}
+        if call.messages is not self._messages or call.tools is not self._tools:
+            self._messages, self._tools, self._sums = call.messages, call.tools, {}
         sums = self._sums.get(encoding)
         if sums is None:
-            sums = list(accumulate((_ESTIMATOR.message(turn, encoding) for turn in call.messages), initial=0))
+            start = _ESTIMATOR.tools(call.tools, encoding)
+            sums = list(accumulate((_ESTIMATOR.message(turn, encoding) for turn in call.messages), initial=start))
             self._sums[encoding] = sums
-        return sums[call.length] + _ESTIMATOR.tools(call.tools, encoding)
+        return sums[call.length]
 
 
 @lru_cache(maxsize=64)

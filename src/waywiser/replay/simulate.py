@@ -69,7 +69,8 @@ def replay(session: Session, policy: Policy, classifier: Classifier, *, decision
         )
         top = cost_nanos(top_model, top_usage)
         sums.top += top
-        course = driver.drive(recorded, _call(session, recorded, index), encoding, now_s)
+        call = _call(session, recorded, index)
+        course = driver.drive(recorded, call, encoding, now_s)
         done = _done(course)
         receipt = done.receipt
         if stopped is not None:
@@ -90,9 +91,11 @@ def replay(session: Session, policy: Policy, classifier: Classifier, *, decision
         if decisions:
             noted.append(_decision(index + 1, receipt, recorded.model))
         stopped = _stop(course, done, recorded, index + 1, last=index + 1 == len(session.calls))
-        if stopped is not None and index + 1 < len(session.calls):
-            # From here on the same policy without limits: what the rest would have cost is what was saved.
+        if stopped is not None:
+            # From here on the same policy without limits: what going on would have cost is what was saved.
             driver.policy = replace(policy, budget=BudgetRule(), loops=None)
+            going_on = driver.drive(recorded, replace(call, id=f"{call.id}+"), encoding, now_s)
+            sums.saved += _done(going_on).receipt.cost_nanos - receipt.cost_nanos
     cost, priced, reproduced, unknown = _as_recorded(session, measures)
     return SessionResult(
         session.id,
