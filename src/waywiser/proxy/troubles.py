@@ -102,13 +102,16 @@ _KINDS = {
 
 
 def _budget(error: BudgetExceeded, status: int, now_s: float) -> Trouble:
-    receipt = error.receipt
+    receipt, short = error.receipt, error.short
     details: dict[str, JSON] = {}
     if receipt is not None and receipt.left_nanos is not None:
         details["left_usd"] = receipt.left_nanos / 1e9
     headers = _NO_RETRY
-    # Only a day's limit comes back by itself; the sentence of the refusal begins with the scope whose limit it is.
-    if str(error).startswith(("the tenant's", "the key's")):
+    if short is not None:
+        money = short.what == "nanos"
+        details |= {"scope": short.name, "lacks": "usd" if money else short.what}
+        details |= {"limit": short.limit / 1e9 if money else short.limit, "left": short.left / (1e9 if money else 1)}
+    if short is not None and short.name == "tenant":  # the only limit that comes back by itself, at midnight UTC
         midnight = datetime.fromtimestamp(now_s, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         back = midnight + timedelta(days=1)
         details["comes_back_at"] = back.isoformat()
