@@ -42,6 +42,8 @@ COLD: Final = 512
 """How much of an unknown session is read."""
 LONE_CHARS: Final = 3000
 """Up to here a request without tools and earlier turns is a single prompt, told by its difficulty."""
+PLAIN: Final = (1.0, 0.0)
+"""Slope and offset of a belief that nobody's receipts have corrected."""
 _TOP_LOGIT: Final = logit(0.99)
 _SESSIONS: Final = 1024
 
@@ -61,9 +63,12 @@ class _Track:
 class StepHeads:
     """Foretells the coming step of an agent. Build it with `load`."""
 
-    def __init__(self, trees: tuple[Forest, Forest, Forest], work: npt.NDArray[np.float64]) -> None:
+    def __init__(
+        self, trees: tuple[Forest, Forest, Forest], work: npt.NDArray[np.float64], belief: tuple[float, float] = PLAIN
+    ) -> None:
         self._calls, self._writes, self._asks = trees
         self._work = work
+        self._belief = belief
         self._glimpses = Glimpses()
         self._signs = Signs()
         self._tracks: OrderedDict[bytes, _Track] = OrderedDict()
@@ -79,8 +84,14 @@ class StepHeads:
             raise broken(f"`work` is missing or not of shape {shape}")
         if not np.isfinite(work.astype(np.float64)).all():
             raise broken("`work` is not finite")
+        belief = arrays.get("belief", np.array(PLAIN))
+        if belief.shape != (2,) or belief.dtype != np.float64 or not np.isfinite(belief.astype(np.float64)).all():
+            raise broken("`belief` is not two finite numbers")
+        slope, offset = belief.astype(np.float64).tolist()
+        if slope <= 0:
+            raise broken("`belief` would turn the ladder over")
         first, second, third = trees
-        return cls((first, second, third), work.astype(np.float64))
+        return cls((first, second, third), work.astype(np.float64), (slope, offset))
 
     def kind(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[Judged, tuple[str, ...]]:
         """Say whether the coming step is a `tool_call` or a `synthesis`, how sure that is, and why."""
@@ -145,11 +156,18 @@ class StepHeads:
         if len(difficulty) == len(DIFFICULTIES) and lone(messages, tools):
             knots = [logit(chance) for chance in list(accumulate(difficulty))[:3]]
             hardest = max(range(len(DIFFICULTIES)), key=difficulty.__getitem__)
-            return on_ladder(knots, rungs), (f"a single prompt, {DIFFICULTIES[hardest]}",)
+            return self._believed(on_ladder(knots, rungs)), (f"a single prompt, {DIFFICULTIES[hardest]}",)
         with self._lock:
             features = work_features(messages, tools, self._signs)
         knots = (self._work @ np.array([*features, 1.0])).tolist()
-        return on_ladder(knots, rungs), reasons(features)
+        return self._believed(on_ladder(knots, rungs)), reasons(features)
+
+    def _believed(self, chances: tuple[float, ...]) -> tuple[float, ...]:
+        """Correct a ladder by what receipts taught, the top excepted: there is nothing above it to learn from."""
+        if self._belief == PLAIN or not chances:
+            return chances
+        slope, offset = self._belief
+        return (*(min(squash(slope * logit(one) + offset), chances[-1]) for one in chances[:-1]), chances[-1])
 
     def _track(self, messages: Sequence[Message]) -> _Track:
         """Find what is known of this session and bring it up to date."""

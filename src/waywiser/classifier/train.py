@@ -29,8 +29,11 @@ from waywiser.classifier.fit import (
     crossed,
     fit,
 )
-from waywiser.classifier.heads import LinearHeads, quantise, save
+from waywiser.classifier.heads import LinearHeads, load, quantise, save
 from waywiser.classifier.lexicon import concepts, speaks_of, written
+from waywiser.classifier.steps import PLAIN
+from waywiser.classifier.train_receipts import Outcome, Recalibration, recalibrate
+from waywiser.classifier.train_receipts import card as card_of_receipts
 from waywiser.core.classification import DIFFICULTIES, RISKS, TASKS
 from waywiser.errors import ConfigError, Place, Problem
 
@@ -116,6 +119,28 @@ _NEEDED: dict[str, Callable[[Example], bool]] = {
     "risk": lambda row: row.risk is not None,
     "time-sensitivity": lambda row: row.timely is not None,
 }
+
+
+def learn_receipts(
+    outcomes: Sequence[Outcome], weights: Path, out: Path, seed: int = 0, say: Say = lambda _: None
+) -> Recalibration:
+    """Correct the sufficiency head of `weights` by what became of calls it judged; write weights and card into `out`.
+
+    The outcomes must be of calls judged by these weights. Raises `BadInput` when they
+    are too few, `ConfigError` when the weights can't be read.
+    """
+    say("learning from receipts")
+    steps, prompts = load(weights / STEPS), load(weights / PROMPTS)
+    learned = recalibrate(outcomes, seed)
+    known = (weights / CARD).read_text(encoding="utf-8") if (weights / CARD).is_file() else ""
+    if learned.kept:
+        slope, offset = steps.get("belief", np.array(PLAIN)).astype(np.float64).tolist()
+        steps["belief"] = np.array([learned.slope * slope, learned.slope * offset + learned.offset])
+    out.mkdir(parents=True, exist_ok=True)
+    save(out / PROMPTS, prompts)
+    save(out / STEPS, steps)
+    (out / CARD).write_text(known + card_of_receipts(learned), encoding="utf-8")
+    return learned
 
 
 def _heads(parts: Sequence[Part]) -> LinearHeads:

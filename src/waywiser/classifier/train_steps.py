@@ -267,7 +267,7 @@ def _fit_rows(features: Doubles, ranks: npt.NDArray[np.int64]) -> Doubles:
     pull = np.full(weights.shape[1], 10.0)
     pull[[WORK_FEATURES.index("coding"), WORK_FEATURES.index("handing_in"), -1]] = 1.0
     rows = np.hstack([features, np.ones((len(features), 1))])
-    return np.array([_posterior(rows, ranks <= rank, weights[rank], pull) for rank in range(3)])
+    return np.array([posterior(rows, ranks <= rank, weights[rank], pull) for rank in range(3)])
 
 
 def work_rows(steps: Sequence[LabelledStep]) -> Doubles:
@@ -277,7 +277,7 @@ def work_rows(steps: Sequence[LabelledStep]) -> Doubles:
     return np.array(rows, dtype=np.float64).reshape(-1, len(WORK_FEATURES))
 
 
-def _posterior(rows: Doubles, truth: Flags, mean: Doubles, pull: Doubles) -> Doubles:
+def posterior(rows: Doubles, truth: Flags, mean: Doubles, pull: Doubles) -> Doubles:
     """Return the weights that are likeliest after the rows, given a normal prior of this mean and precision."""
 
     def loss(point: Doubles) -> float:

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from waywiser import __version__
-from waywiser.cli import check, classify, explain, init, keys, models, replay, report, route, run, schema, serve
+from waywiser.cli import check, classify, explain, init, keys, models, replay, report, route, run, schema, serve, train
 from waywiser.errors import BadInput, ConfigError, StoreError, WaywiserError
 
-COMMANDS = (init, run, replay, check, explain, report, route, classify, models, serve, keys, schema)
+COMMANDS = (init, run, replay, check, explain, report, route, classify, models, train, serve, keys, schema)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

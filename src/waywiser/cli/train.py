@@ -1,0 +1,70 @@
+"""`waywiser train`: train the classifier from labelled sets, and correct it by receipts of one's own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from waywiser.cli.output import write_json
+from waywiser.errors import ConfigError
+
+TIERS = ("economy", "standard", "premium")
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "train",
+        help="train the classifier's weights, or correct them by your own receipts",
+        description="Trains every head from the labelled sets in a folder, and writes weights and a model card of "
+        "held-out figures; the same data and seed give the same bytes. With --receipts instead, what became of your "
+        "own calls corrects how far the weights that judged them (those in the package) are believed about a tier.",
+    )
+    learnt = parser.add_mutually_exclusive_group(required=True)
+    learnt.add_argument("--data", type=Path, help="a folder of labelled sets")
+    learnt.add_argument("--receipts", type=Path, help="receipts as JSON lines (`waywiser explain SESSION --json`)")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write weights and card into")
+    parser.add_argument("--seed", type=int, default=0, help="what every draw hangs on (default: 0)")
+    parser.add_argument(
+        "--tiers", nargs="+", default=TIERS, metavar="NAME", help="the receipts' ladder, cheapest first"
+    )
+    parser.add_argument("--json", action="store_true", help="write what was done as JSON")
+    parser.set_defaults(perform=perform)
+
+
+def perform(args: argparse.Namespace) -> int:
+    """Train. The exit code is 1 when receipts were given and taught nothing that holds on sessions left out."""
+    try:
+        from waywiser.classifier.train import learn_receipts, train  # noqa: PLC0415 - needs an extra
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"train: {error.name} is not installed; pip install 'waywiser[train]'") from None
+    from waywiser.classifier.classifier import WEIGHTS  # noqa: PLC0415 - reads numpy
+    from waywiser.classifier.train_receipts import read_outcomes  # noqa: PLC0415 - reads numpy
+
+    done: dict[str, object] = {"out": str(args.out), "seed": args.seed}
+    kept = True
+    if args.data:
+        train(args.data, args.out, args.seed, _say)
+    if args.receipts:
+        learned = learn_receipts(read_outcomes(args.receipts, args.tiers), WEIGHTS, args.out, args.seed, _say)
+        kept = learned.kept
+        done["receipts"] = {
+            "outcomes": learned.rows,
+            "kept": kept,
+            "slope": learned.slope,
+            "offset": learned.offset,
+            "log_loss_before": learned.loss_before,
+            "log_loss_after": learned.loss_after,
+        }
+    if args.json:
+        write_json(done)
+    else:
+        print(f"wrote weights and MODEL_CARD.md into {args.out}")
+        if not kept:
+            print("the receipts taught nothing that holds on sessions left out; sufficiency is as it was")
+    return 0 if kept else 1
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
