@@ -57,3 +57,43 @@ def test_a_model_in_no_tier_is_not_taken() -> None:
     loaded = load(Source.parse(OWN, "own.yaml"))
     with pytest.raises(ConfigError, match="your/model: in no tier"):
         build(loaded, store=":memory:", models={"your/model": FakeListChatModel(responses=["mine"])})
+
+
+CHECKED = """
+version: 1
+name: checked
+tiers: {low: [simulated/economy], high: [simulated/premium]}
+steps: {synthesis: {tier: low, accept: [not_empty, "own:premium"]}}
+"""
+
+
+def test_checks_of_ones_own_escalate(tmp_path: Path) -> None:
+    asked = []
+
+    def premium(_: object, reply: object) -> str:
+        asked.append(reply)
+        return "" if len(asked) > 1 else "not good enough"
+
+    loaded = load(Source.parse(CHECKED, "checked.yaml"))
+    with Router(build(loaded, store=":memory:", checks={"own:premium": premium})) as router:
+        with router.session("s") as session:
+            router.chat_model().invoke("hello")
+        (receipt,) = session.receipts()
+    assert [attempt.failure for attempt in receipt.attempts] == ["not_accepted", ""]
+    assert receipt.model == "simulated/premium"
+    with pytest.raises(ConfigError, match=r"checked\.yaml:5:52: there is no module `own`"):
+        build(loaded, store=":memory:")
+    with pytest.raises(ConfigError, match="no such check"):
+        build(loaded, store=":memory:", checks={"own:premium": premium, "own:other": premium})
+
+
+def test_a_check_may_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mychecks.py").write_text("def fine(call, reply):\n    return ''\nnumber = 7\n")
+    monkeypatch.chdir(tmp_path)
+    policy = tmp_path / "p.yaml"
+    policy.write_text(CHECKED.replace("own:premium", "mychecks:fine"))
+    with Router.from_policy(policy, store=":memory:") as router:
+        assert router.chat_model().invoke("hello").text
+    policy.write_text(CHECKED.replace("own:premium", "mychecks:number"))
+    with pytest.raises(ConfigError, match="is not a function"):
+        Router.from_policy(policy, store=":memory:")

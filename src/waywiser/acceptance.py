@@ -6,6 +6,9 @@
 | `not_refusal`    | the provider did not filter it, and it does not open with a stock refusal      |
 | `tool_arguments` | every tool call names an offered tool and its arguments satisfy its schema     |
 | `json_schema`    | where structured output was asked for, the text is JSON of that schema         |
+| `module:name`    | that function of the user's says nothing is wrong                              |
+
+A schema is never fetched: one that refers to another document is taken to be wrong.
 """
 
 from __future__ import annotations
@@ -28,7 +31,10 @@ UserCheck = Callable[[Call, Reply], str]
 
 
 class Acceptance:
-    """Runs named checks. `own` adds a user's functions, which say what is wrong (empty: nothing)."""
+    """Runs named checks. `own` adds a user's functions, which say what is wrong (empty: nothing).
+
+    Raises `KeyError` for a name that is neither.
+    """
 
     def __init__(self, own: Mapping[str, UserCheck] | None = None) -> None:
         self._checks: dict[str, UserCheck] = {**_CHECKS, **(own or {})}
@@ -68,21 +74,30 @@ def _json_schema(call: Call, reply: Reply) -> str:
 
 
 def invalid(schema: str, text: str) -> str:
-    """Say where and why `text` is not JSON of `schema` (both JSON text); empty when it is."""
+    """Say where and why `text` is not JSON of `schema` (both JSON text), or why that can't be told; empty when it is."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         return f"not JSON: {error}"
-    fault = next(iter(_validator(schema).iter_errors(value)), None)
+    from jsonschema.exceptions import SchemaError  # noqa: PLC0415 - see `_validator`
+    from referencing.exceptions import Unresolvable  # noqa: PLC0415 - see `_validator`
+
+    try:
+        fault = next(iter(_validator(schema).iter_errors(value)), None)
+    except (SchemaError, Unresolvable, RecursionError) as error:
+        return f"the schema itself can't be used: {str(error).splitlines()[0][:200]}"
     return "" if fault is None else f"{fault.json_path}: {fault.message[:200]}"
 
 
 @lru_cache(maxsize=1024)
 def _validator(schema: str) -> Any:
     from jsonschema.validators import validator_for  # noqa: PLC0415 - 60 ms that only a check pays
+    from referencing import Registry  # noqa: PLC0415 - as above
 
     loaded = orjson.loads(schema)
-    return validator_for(loaded)(loaded)
+    kind = validator_for(loaded)
+    kind.check_schema(loaded)
+    return kind(loaded, registry=Registry())
 
 
 _CHECKS: Mapping[str, UserCheck] = {

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from waywiser.acceptance import Acceptance, UserCheck
 from waywiser.catalog.catalog import Catalog
 from waywiser.catalog.tokens import TokenCounter, TokenEstimator
 from waywiser.clock import SystemClock
+from waywiser.config.objects import load_object
 from waywiser.config.policy import LoadedPolicy, load_policy, read_policy
 from waywiser.config.source import Source
 from waywiser.core.calls import Tool
@@ -88,7 +89,7 @@ def build(
         upstreams={**made, **(upstreams or {})},
         counter=TokenCounter() if core.policy.budget.estimate == "strict" else TokenEstimator(),
         classifier=classifier or LazyClassifier(),
-        checker=Acceptance(checks),
+        checker=Acceptance(_own_checks(core, checks or {})),
         sinks=sinks,
         clock=clock or SystemClock(),
     )
@@ -182,6 +183,34 @@ def _not_handed_over(loaded: LoadedPolicy, own: Mapping[str, object]) -> Iterato
                     f"`{model.name}` answers through LangChain, and was not handed over",
                     f"Router.from_policy(…, models={{{model.name!r}: …}})",
                 )
+
+
+def _own_checks(loaded: LoadedPolicy, given: Mapping[str, UserCheck]) -> Mapping[str, UserCheck]:
+    """Find the user's checks that the policy names: those given by name, the others by `module:function`.
+
+    Raises `ConfigError` with the place of one that can't be imported or called, and for one given but not named.
+    """
+    own: dict[str, UserCheck] = {}
+    problems = []
+    for kind, rule in loaded.policy.steps.items():
+        for index, name in enumerate(rule.accept):
+            if ":" not in name:
+                continue
+            try:
+                check = given[name] if name in given else load_object(name, loaded.source.folder)
+            except ValueError as error:
+                problems.append(loaded.source.problem(("steps", kind.value, "accept", index), str(error)))
+                continue
+            if not callable(check):
+                place = ("steps", kind.value, "accept", index)
+                problems.append(loaded.source.problem(place, f"`{name}` is not a function"))
+                continue
+            own[name] = cast("UserCheck", check)
+    if problems:
+        raise ConfigError(problems)
+    if unused := sorted(set(given) - set(own)):
+        raise ConfigError(f"checks: {', '.join(unused)}: the policy accepts by no such check")
+    return own
 
 
 def _handed_over(loaded: LoadedPolicy, own: Mapping[str, object]) -> LoadedPolicy:

@@ -32,6 +32,7 @@ DifficultyName = Literal["simple", "medium", "complex", "reasoning"]
 RiskName = Literal["medical", "legal", "financial", "self_harm", "confidential"]
 AbilityName = Literal["tools", "json_schema", "vision", "files", "thinking", "logprobs", "web_search", "prefill"]
 CheckName = Literal["tool_arguments", "json_schema", "not_empty", "not_refusal"]
+OwnCheck = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Rung = Literal["hint", "escalate", "conclude", "stop"]
 
 if {*TASKS, *DIFFICULTIES, *RISKS, *StepKind, *Ability} != {
@@ -103,7 +104,10 @@ class StepSpec(Strict):
     tier: str = Field(default="auto", description="A tier, or `auto`: the cheapest one that is enough.")
     sufficiency: Share = Field(default=0.8, description="For `auto`: how probably the tier must be enough.")
     max_output_tokens: Annotated[int, Field(gt=0)] | None = None
-    accept: list[CheckName] = Field(default_factory=list, description="Checks a reply must pass before it is used.")
+    accept: list[CheckName | OwnCheck] = Field(
+        default_factory=list,
+        description="Checks a reply must pass before it is used: built-in ones, or `module:function` of your own.",
+    )
     escalate: str | None = Field(
         default=None, description="The tier a reply that fails its checks goes to; else one up."
     )

@@ -68,7 +68,8 @@ class Router:
         """Read a policy file and put a router together.
 
         `store` is the path of a SQLite file (default: `waywiser.sqlite` in the current folder), `:memory:`, or a store
-        object. `models` answers for models of the policy with LangChain chat models. `log` writes one line a step to
+        object. `models` answers for models of the policy with LangChain chat models, `checks` for
+        checks of one's own that the policy names (`accept: ["own:polite"]`, `checks={"own:polite": …}`). `log` writes one line a step to
         standard error. Raises `ConfigError` with every problem found, each with file, line and column.
         """
         every = (*sinks, LogSink()) if log else sinks

@@ -1,35 +1,13 @@
-"""Finding what a workflow file names as `module:object`."""
+"""The tools that a workflow file names as `module:object`."""
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from langchain_core.tools import BaseTool
 
-
-def load_object(name: str, folder: Path | None = None) -> object:
-    """Import `module:object`. The module may lie beside the workflow file, in the folder above, or where one works.
-
-    Raises `ValueError` that says what is missing; an exception in the module itself comes through as it is.
-    """
-    module_name, _, path = name.partition(":")
-    with _importable(folder):
-        try:
-            found: object = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name and module_name.startswith(error.name):
-                raise ValueError(f"there is no module `{error.name}`") from None
-            raise
-    for part in path.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise ValueError(f"`{module_name}` has no `{path}`") from None
-    return found
+from waywiser.config.objects import load_object
 
 
 def load_tools(name: str, folder: Path | None = None) -> list[BaseTool]:
@@ -56,17 +34,3 @@ def named(tools: Iterable[BaseTool]) -> dict[str, BaseTool]:
             raise ValueError(f"two tools are named `{tool.name}`")
         known[tool.name] = tool
     return known
-
-
-@contextmanager
-def _importable(folder: Path | None) -> Iterator[None]:
-    """Let imports look in a few more folders, last of all, and only for now."""
-    more = [str(Path.cwd()), *([str(folder), str(folder.parent)] if folder else [])]
-    added = [entry for entry in dict.fromkeys(more) if entry not in sys.path]
-    sys.path.extend(added)
-    try:
-        yield
-    finally:
-        for entry in added:
-            if entry in sys.path:
-                sys.path.remove(entry)
