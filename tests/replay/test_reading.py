@@ -2,19 +2,16 @@
 
 import gzip
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import recordings as made
 
 from waywiser.errors import BadInput
 from waywiser.replay.reading import batches, read
 from waywiser.replay.recording import Problem, Session
-
-sys.path.insert(0, str(Path(__file__).parent))
-import recordings as made
 
 
 def sessions(path: Path) -> list[Session | Problem]:
@@ -136,3 +133,18 @@ def test_a_scripted_greeting_is_no_call(tmp_path: Path) -> None:
     (found,) = sessions(written(tmp_path / "in.jsonl", [line]))
     assert isinstance(found, Session)
     assert [call.cost_nanos for call in found.calls] == [1_000_000, 2_000_000]
+
+
+def test_equal_calls_without_a_name_are_sessions_of_their_own(tmp_path: Path) -> None:
+    once = made.chats(None)[0]
+    found = sessions(written(tmp_path / "in.jsonl", [once, once]))
+    assert [len(item.calls) for item in found if isinstance(item, Session)] == [1, 1]
+
+
+def test_the_same_session_name_of_two_tenants_is_two_sessions(tmp_path: Path) -> None:
+    told = {"kind_by": "", "top_tier_nanos": 0, "considered": [], "session": "s"}
+    rest = {"id": "1", "agent": "", "node": "", "step": 1, "at_s": 1.0, "policy": "p", "kind": "other"}
+    rest |= {"kind_confidence": 1.0, "tier": "", "model": ""}
+    lines = [{**told, **rest, "tenant": name} for name in ("a", "b")]
+    found = sessions(written(tmp_path / "in.jsonl", lines))
+    assert [len(item.calls) for item in found if isinstance(item, Session)] == [1, 1]

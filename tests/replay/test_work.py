@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import recordings as made
 
 from waywiser.core.classification import Classification, Judged
 from waywiser.errors import BadInput
@@ -21,9 +22,6 @@ from waywiser.replay.result import SessionResult, Spent, Stopped
 from waywiser.replay.totals import Problems, Totals
 from waywiser.replay.work import Order, replayed
 from waywiser.runtime import load
-
-sys.path.insert(0, str(Path(__file__).parent))
-import recordings as made
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICY = str(ROOT / "policies" / "simulated.yaml")
@@ -282,6 +280,20 @@ def test_the_command_in_continuous_integration(traces: Path, tmp_path: Path) -> 
     assert told["against"]["totals"]["cost_usd"] < told["totals"]["cost_usd"]
     allowed = run(str(traces), "--policy", str(dear), "--against", POLICY, "--max-increase", "100000")
     assert allowed.returncode == 0
+
+
+def test_mixed_formats_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text(
+        "".join(json.dumps(line) + "\n" for line in (*made.chats("a"), made.trajectory("b"), made.spans("c")))
+    )
+    done = run(str(path), "--policy", POLICY, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [row["id"] for row in told["sessions"]] == ["a", "b", "c"]
+    assert told["totals"]["formats"] == {"chat": 1, "session": 1, "otel": 1}
+    # The same session three times: it costs the same, whoever recorded it.
+    assert len({row["cost_usd"] for row in told["sessions"]}) == 1
 
 
 def test_input_that_is_bad_is_said_to_be(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from waywiser.cli.output import table, usd, write_json
+from waywiser.core.budget import Limits
 from waywiser.errors import BadInput
 from waywiser.runtime import LazyClassifier, load
 
@@ -63,7 +64,8 @@ def perform(args: argparse.Namespace) -> int:  # noqa: C901 - one run, its parts
         raise BadInput(f"{path}: no such file")
     files = tuple(filter(None, (args.policy, args.against)))
     loaded = [load(file).policy for file in files]
-    totals = [Totals(name) for name in _names(files, [policy.name for policy in loaded])]
+    names = _names(files, [policy.name for policy in loaded])
+    totals = [Totals(name, policy.budget.tenant != Limits()) for name, policy in zip(names, loaded, strict=True)]
     problems = Problems()
     comparison = Comparison(args.max_increase / 100) if args.against else None
     writer = _Writer() if args.json else None

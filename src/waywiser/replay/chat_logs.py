@@ -43,7 +43,7 @@ def session_of(record: Mapping[str, Any], spool: Spool) -> str | None:
         if isinstance(turn, dict) and turn.get("role") == "assistant":
             begun.append(state.digest())
     if not session:
-        session = spool.linked(begun) or f"history-{state.hexdigest()}"
+        session = spool.linked(begun) or spool.fresh()
     state.update(_digestible(answer))
     spool.link(state.digest(), session)
     return session

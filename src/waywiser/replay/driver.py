@@ -175,7 +175,7 @@ def _failed_then(attempt: Attempt | None, model: Model) -> Failure | None:
 
 
 def _dropped(attempt: Attempt | None, model: Model) -> Usage | None:
-    """What a stream was charged that was dropped because it had revealed its kind; None where none was, or elsewhere."""
+    """What a stream was charged that was dropped once it had revealed its kind; None where that did not happen."""
     if attempt is None or attempt.model != model.name or attempt.failure != "revealed":
         return None
     return attempt.usage

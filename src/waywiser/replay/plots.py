@@ -127,9 +127,10 @@ def scatter(dots: Sequence[Dot], *, line: Sequence[tuple[float, float]], axes: t
         _, y = place(0, tick / 10)
         out.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}"/>')
         out.append(_text(left - 8, y + 4, f"{10 * tick}%", "end"))
-    for index in range(6):
-        x, _ = place(most * index / 5, low)
-        out.append(_text(x, tall + 18, usd(most * index / 5), "middle" if index < 5 else "end"))
+    step = _round_step(most / 5)
+    for index in range(int(most / step) + 1):
+        x, _ = place(step * index, low)
+        out.append(_text(x, tall + 18, f"${step * index:.10g}", "middle"))
     out.append(f'<line class="axis" x1="{left}" y1="{tall}" x2="{WIDTH - RIGHT}" y2="{tall}"/>')
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in line))
     out.append(
@@ -149,6 +150,12 @@ def scatter(dots: Sequence[Dot], *, line: Sequence[tuple[float, float]], axes: t
             out.append(_text(x + 9, y - 8, dot.label, "start", strong=True))
     out.append(_text(WIDTH / 2, tall + 38, axes[0], "middle"))
     return _svg("".join(out), tall + 48, caption)
+
+
+def _round_step(least: float) -> float:
+    """Return the next 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
 
 
 def legend(names: Sequence[tuple[str, int]]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -81,7 +81,8 @@ def read(batch: Batch, tools: tuple[Tool, ...] = (), patience: int = 3) -> Sessi
     `tools` are offered where a recording names none; `patience` is for receipts, see there.
     """
     try:
-        return _decoded(batch, tools, patience)
+        found = _decoded(batch, tools, patience)
+        return found if isinstance(found, Problem) else replace(found, format=batch.format)
     except BadInput as error:
         return Problem(batch.place, str(error))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:

@@ -35,7 +35,8 @@ def session_of(record: Mapping[str, Any], spool: Spool) -> str | None:  # noqa: 
     session = record.get("session")
     if not isinstance(session, str) or not session:
         raise BadInput("session: missing")
-    return session
+    tenant = record.get("tenant")
+    return f"{tenant}\x1f{session}" if tenant else session  # tenants may use the same names
 
 
 def read_session(

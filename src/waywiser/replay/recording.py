@@ -56,6 +56,7 @@ class Session:
     task_id: str = ""
     success: bool | None = None
     cost_nanos: int | None = None
+    format: str = "session"
 
 
 @dataclass(frozen=True, slots=True)

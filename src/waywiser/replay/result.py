@@ -84,3 +84,4 @@ class SessionResult:
     spent: tuple[Spent, ...]
     reproduced: Reproduced | None
     decisions: tuple[Decision, ...] = ()
+    format: str = "session"

@@ -121,6 +121,7 @@ def replay(session: Session, policy: Policy, classifier: Classifier, *, decision
         tuple(spent.values()),
         reproduced,
         tuple(noted),
+        session.format,
     )
 
 
@@ -238,7 +239,7 @@ def _as_recorded(session: Session, measures: Measures) -> tuple[int | None, bool
             used = cache.usage(model, call, asked, said, _time(call, index))
         nanos = cost_nanos(model, used)
         simulated += nanos
-        if call.cost_nanos is not None and call.usage is not None:
+        if call.cost_nanos is not None and call.usage is not None and call.receipt is None:
             checked += 1
             compared += nanos
             known_cost += call.cost_nanos

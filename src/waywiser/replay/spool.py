@@ -15,6 +15,7 @@ class Spool:
 
     def __init__(self) -> None:
         self._db: sqlite3.Connection | None = None
+        self._unnamed = 0
 
     def __enter__(self) -> Self:
         """Use as a context."""
@@ -39,6 +40,11 @@ class Spool:
         db.execute("INSERT OR IGNORE INTO sessions (name) VALUES (?)", (session,))
         (number,) = db.execute("SELECT number FROM sessions WHERE name = ?", (session,)).fetchone()
         db.execute("INSERT INTO calls VALUES (?, ?, ?)", (number, place, raw))
+
+    def fresh(self) -> str:
+        """Name a session that nothing names."""
+        self._unnamed += 1
+        return f"unnamed {self._unnamed}"
 
     def link(self, history: bytes, session: str) -> None:
         """Remember that a history (a digest) was reached by a session."""

@@ -47,9 +47,13 @@ class Problems:
 
 @dataclass(slots=True)
 class Totals:
-    """Sums over the sessions of one policy. `costs` and `tops` keep a number for each session, for the distribution."""
+    """Sums over the sessions of one policy. `costs` and `tops` keep a number for each session, for the distribution.
+
+    `tenants_limited` tells that the policy limits what a tenant may spend over all of its sessions.
+    """
 
     policy: str
+    tenants_limited: bool = False
     sessions: int = 0
     calls: int = 0
     made: int = 0
@@ -73,6 +77,7 @@ class Totals:
     stopped: Counter[str] = field(default_factory=Counter)
     stopped_successes: Counter[str] = field(default_factory=Counter)
     stopped_failures: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
     unknown_models: Counter[str] = field(default_factory=Counter)
     reproduced: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     costs: array[float] = field(default_factory=lambda: array("d"))
@@ -81,6 +86,7 @@ class Totals:
     def add(self, result: SessionResult) -> None:
         """Take a session in."""
         self.sessions += 1
+        self.formats[result.format] += 1
         for name in ("calls", "made", "switches", "reveals", "changed", "estimated"):
             setattr(self, name, getattr(self, name) + getattr(result, name))
         self.cost += result.cost_nanos
@@ -133,6 +139,7 @@ class Totals:
         return {
             "policy": self.policy,
             "sessions": self.sessions,
+            "formats": dict(self.formats),
             "calls": self.calls,
             "calls_made": self.made,
             "recorded_cost_usd": self.recorded / NANOS if self.recorded_sessions else None,

@@ -17,6 +17,12 @@ def unknowns(totals: Totals, problems: Problems) -> list[str]:
         said.append(
             f"{totals.estimated:,} of {totals.calls:,} calls have no recorded usage: their tokens are estimated."
         )
+    if len(totals.formats) > 1:
+        said.append(
+            "Formats are mixed: " + ", ".join(f"{n:,} {name}" for name, n in totals.formats.most_common()) + "."
+        )
+    if totals.tenants_limited:
+        said.append("Each session is replayed by itself: limits over all sessions of a tenant stop nothing here.")
     if totals.untimed:
         said.append(
             f"{totals.untimed:,} of {totals.sessions:,} sessions have no times: limits in seconds and the ageing of "
