@@ -188,6 +188,8 @@ class RoutedChatModel(BaseChatModel):
                     stream = self.engine.stream(call)
                     continue
                 begun = True
+                if not _tells(chunk):
+                    continue
                 generated = _generated(chunk)
                 if run_manager is not None:
                     run_manager.on_llm_new_token(chunk.text, chunk=generated)
@@ -222,6 +224,8 @@ class RoutedChatModel(BaseChatModel):
                     stream = self.engine.astream(call, answers)
                     continue
                 begun = True
+                if not _tells(chunk):
+                    continue
                 generated = _generated(chunk)
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(chunk.text, chunk=generated)
@@ -293,6 +297,11 @@ def _metadata(receipt: Receipt, remote: str) -> dict[str, Any]:
 def _result(answer: Answer) -> ChatResult:
     message = reply_message(answer.reply, _metadata(answer.receipt, answer.reply.model))
     return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+def _tells(chunk: Chunk) -> bool:
+    """Whether a chunk has something for the reader. Others only say how the stream ends, and our last one says that."""
+    return bool(chunk.text or chunk.tool_calls or chunk.thinking)
 
 
 def _generated(chunk: Chunk) -> ChatGenerationChunk:

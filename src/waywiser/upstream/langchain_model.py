@@ -1,7 +1,8 @@
 """Any LangChain chat model as an upstream, for providers whose wire we do not speak.
 
 The model is called without callbacks of its own, so that a call is traced once and its tokens are streamed once. Its
-own retries should be off (`max_retries=0`): one place decides retries, and it is not there.
+own retries should be off (`max_retries=0`): one place decides retries, and it is not there. Structured output is asked
+for as the model's own `with_structured_output` does, natively or by a tool; the reply has it as JSON text either way.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, cast
 
 import orjson
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableParallel, RunnableSequence
 
-from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Outcome, Reply, ToolCallDelta
+from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Finish, Outcome, Reply, ToolCallDelta
 from waywiser.core.messages import Text, Thinking
 from waywiser.core.models import Model
 from waywiser.upstream.failures import from_exception
@@ -35,7 +37,7 @@ class LangChainUpstream:
     def send(self, model: Model, call: Call, timeout_s: float) -> Outcome:  # noqa: ARG002 - a blocking call can't be cut from outside; give the model its own timeout
         """Answer a call whole."""
         try:
-            return _reply(self._bound(model, call).invoke(_history(call), _ALONE))
+            return _reply(self._bound(model, call).invoke(_history(call), _ALONE), call)
         except Exception as error:  # noqa: BLE001 - whatever a provider's package raises is an outcome
             return from_exception(error, now_s=time.time())
 
@@ -43,7 +45,7 @@ class LangChainUpstream:
         """Like `send`, for an event loop; cut after `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
-                return _reply(await self._bound(model, call).ainvoke(_history(call), _ALONE))
+                return _reply(await self._bound(model, call).ainvoke(_history(call), _ALONE), call)
         except TimeoutError:
             return Failure(FailureKind.TIMEOUT, f"no answer within {timeout_s:g} s")
         except Exception as error:  # noqa: BLE001 - as above
@@ -55,11 +57,11 @@ class LangChainUpstream:
         try:
             for piece in self._bound(model, call).stream(_history(call), _ALONE):
                 whole = piece if whole is None else whole + piece
-                yield _chunk(piece)
+                yield _chunk(piece, call)
         except Exception as error:  # noqa: BLE001 - as above
             yield from_exception(error, now_s=time.time())
             return
-        yield _end(whole)
+        yield _end(whole, call)
 
     async def astream(self, model: Model, call: Call, timeout_s: float) -> AsyncGenerator[Chunk | Failure, None]:
         """Like `stream`, for an event loop; cut when silent for `timeout_s`."""
@@ -75,14 +77,14 @@ class LangChainUpstream:
                     if piece is None:
                         break
                     whole = piece if whole is None else whole + piece
-                    yield _chunk(piece)
+                    yield _chunk(piece, call)
         except TimeoutError:
             yield Failure(FailureKind.TIMEOUT, f"silent for {timeout_s:g} s")
             return
         except Exception as error:  # noqa: BLE001 - as above
             yield from_exception(error, now_s=time.time())
             return
-        yield _end(whole)
+        yield _end(whole, call)
 
     def close(self) -> None:
         """Nothing of ours to release: the models belong to whoever made them."""
@@ -102,10 +104,11 @@ class LangChainUpstream:
         kwargs = {key: value for key, value in chosen.items() if value is not None} | dict(settings.extra)
         if call.response_format is not None:
             schema = orjson.loads(call.response_format.schema or '{"type":"object"}')
-            kwargs["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": call.response_format.name, "schema": schema},
-            }
+            name = call.response_format.name
+            own = None if call.tools else _structured(self._models[model.name], {"title": name, **schema})
+            if own is not None:
+                return own.bind(**kwargs)
+            kwargs["response_format"] = {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
         if not call.tools:
             return self._models[model.name].bind(**kwargs)
         choice = settings.tool_choice.removeprefix("tool:")
@@ -129,19 +132,43 @@ def _history(call: Call) -> list[BaseMessage]:
     return [from_core(message) for message in call.messages]
 
 
-def _reply(message: Any) -> Reply:
+def _structured(model: BaseChatModel, schema: dict[str, Any]) -> Runnable[Any, Any] | None:
+    """The model as it binds itself for output of a schema, without the parser behind it; None where it has no way."""
+    try:
+        made = model.with_structured_output(schema, include_raw=True)
+    except NotImplementedError:
+        return None
+    asked = made.first if isinstance(made, RunnableSequence) else None
+    return asked.steps__.get("raw") if isinstance(asked, RunnableParallel) else None
+
+
+def _reply(message: Any, call: Call) -> Reply:
     seen = to_core([message])[0]
+    if _in_a_tool(call) and seen.tool_calls:
+        seen = replace(seen, parts=(Text(seen.tool_calls[0].arguments),), tool_calls=())
     return Reply(
         seen.parts,
         seen.tool_calls,
-        read_finish(message),
+        _finish(message, call),
         read_usage(message),
         str(message.response_metadata.get("model_name") or ""),
         str(message.response_metadata.get("id") or message.id or ""),
     )
 
 
-def _chunk(piece: AIMessageChunk) -> Chunk:
+def _in_a_tool(call: Call) -> bool:
+    """Whether a tool call of the reply can only be the structured output that was asked for."""
+    return call.response_format is not None and not call.tools
+
+
+def _finish(message: Any, call: Call) -> Finish:
+    finish = read_finish(message)
+    return Finish.STOP if finish is Finish.TOOL_CALLS and _in_a_tool(call) else finish
+
+
+def _chunk(piece: AIMessageChunk, call: Call) -> Chunk:
+    if _in_a_tool(call) and piece.tool_call_chunks:
+        return Chunk(text="".join(delta["args"] or "" for delta in piece.tool_call_chunks))
     parts = to_core([AIMessage(piece.content)])[0].parts
     return Chunk(
         text="".join(part.text for part in parts if isinstance(part, Text)),
@@ -153,11 +180,11 @@ def _chunk(piece: AIMessageChunk) -> Chunk:
     )
 
 
-def _end(whole: AIMessageChunk | None) -> Chunk | Failure:
+def _end(whole: AIMessageChunk | None, call: Call) -> Chunk | Failure:
     if whole is None:
         return Failure(FailureKind.MALFORMED, "the stream had no content")
     return Chunk(
-        finish=read_finish(whole),
+        finish=_finish(whole, call),
         usage=read_usage(whole) if whole.usage_metadata else None,
         model=str(whole.response_metadata.get("model_name") or ""),
     )
