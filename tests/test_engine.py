@@ -57,7 +57,12 @@ budgets = st.builds(
 policies = st.builds(
     a_policy,
     budget=budgets,
-    fallback=st.builds(FallbackRule, attempts=st.integers(1, 5), deadline_s=st.sampled_from([0.5, 20.0, 120.0])),
+    fallback=st.builds(
+        FallbackRule,
+        attempts=st.integers(1, 5),
+        deadline_s=st.sampled_from([0.5, 20.0, 120.0]),
+        cut_stream=st.sampled_from(["fail", "resume"]),
+    ),
     steps=st.sampled_from([STEPS, {**STEPS, StepKind.SYNTHESIS: StepRule(tier="premium", accept=("not_empty",))}]),
     reveal_below=st.sampled_from([0.0, 0.9]),
     loops=st.sampled_from([None, LoopControl(after=2)]),

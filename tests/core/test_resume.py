@@ -9,10 +9,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from waywiser.core.budget import Limits
 from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Finish, Usage
 from waywiser.core.messages import Image, Message, Role, Text
 from waywiser.core.models import Ability
-from waywiser.core.policy import FallbackRule, StepRule, Tier
+from waywiser.core.policy import BudgetRule, FallbackRule, StepRule, Tier
 from waywiser.core.resume import Seam, continued, remaining
 from waywiser.core.steps import StepKind
 from waywiser.engine import Answer
@@ -103,6 +104,16 @@ def test_an_answer_the_provider_refused_is_not_continued() -> None:
     end, _, _ = streamed(rig, a_call(stream=True))
     assert isinstance(end, UpstreamError)
     assert end.failure.kind is FailureKind.REFUSED
+
+
+def test_an_answer_that_can_not_be_paid_to_its_end_is_no_answer() -> None:
+    policy = a_policy(fallback=RESUME, budget=BudgetRule(session=Limits(llm_calls=1), on_exhausted="conclude"))
+    rig = Rig(policy, {"a/middle": [CUT]})
+    end, text, chunks = streamed(rig, a_call(stream=True))
+    assert isinstance(end, UpstreamError)
+    assert text == "".join(WORDS)
+    assert not any(chunk.finish for chunk in chunks)
+    assert rig.holds() == 0
 
 
 def test_a_model_that_can_continue_is_not_asked_to() -> None:

@@ -169,3 +169,10 @@ def _price(model: Model, input_tokens: int) -> Price:
     return next(
         price for price in reversed(model.prices) if input_tokens > price.above_tokens or price is model.prices[0]
     )
+
+
+def amount_text(what: str, limit: float) -> str:
+    """Write a limit for a person: money in USD, all else by its name."""
+    if what == "nanos":
+        return f"{limit / 1e9:.6g} USD"
+    return f"{limit:g} {what.replace('_', ' ').replace('llm calls', 'model calls')}"

@@ -18,7 +18,7 @@ from typing import TypeAlias, TypeVar
 
 from waywiser.core.budget import Hold, Shortfall
 from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Reply, Usage
-from waywiser.core.claims import Asked, ask, scopes
+from waywiser.core.claims import Asked, amount_text, ask, scopes
 from waywiser.core.conclude import conclude, noted, notice
 from waywiser.core.draft import Draft, InFlight
 from waywiser.core.effects import Check, Effect, Emit, Open, Record, Reserve, Send, Settle, Sleep, perform
@@ -46,7 +46,7 @@ RESERVE_WAIT_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a call ended: with a reply, with the last failure, or refused (a code, a sentence, what the budget lacked)."""
+    """How a call ended: with a reply, with a failure, or refused (a code, a sentence, what the budget lacked)."""
 
     receipt: Receipt
     reply: Reply | None = None
@@ -326,7 +326,9 @@ class Pipeline:
 
         To `ask` is to stop here: a surface that can reach a person asks, and makes the call again.
         """
-        why = f"the {short.name}'s limit of {_amount(short.what, short.limit)} is reached"
+        if self._said:  # what was begun can't be paid to its end, and a notice in the middle of it would end it cleanly
+            return (yield from self._fail(self._tried[-1].failure))
+        why = f"the {short.name}'s limit of {amount_text(short.what, short.limit)} is reached"
         self._draft.reasons.append(why)
         if self._policy.budget.on_exhausted != "conclude":
             return (yield from self._refuse("budget_exceeded", why, short))
@@ -391,9 +393,3 @@ class Pipeline:
         """The lowest rank that a reply which was not accepted escalates to."""
         named = self._policy.step_rule(judgement.step.kind).escalate
         return self._policy.rank(named) if named else judgement.target.rank + 1
-
-
-def _amount(what: str, limit: float) -> str:
-    if what == "nanos":
-        return f"{limit / 1e9:.6g} USD"
-    return f"{limit:g} {what.replace('_', ' ').replace('llm calls', 'model calls')}"

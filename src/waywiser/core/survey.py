@@ -48,6 +48,7 @@ _ORDER = (
 """What it means that a role (system, user, assistant, tool) speaks after another."""
 
 _known: dict[bytes, Traits] = {}
+_newest: tuple[tuple[Message, ...], int] = ((), ASSISTANT_LAST)
 
 
 def traits(message: Message) -> Traits:
@@ -62,7 +63,19 @@ def traits(message: Message) -> Traits:
 
 
 def survey(messages: Sequence[Message]) -> int:
-    """What a history holds and in what order, as bits."""
+    """What a history holds and in what order, as bits. A call asks twice, when it is judged and when it is sent."""
+    global _newest  # noqa: PLW0603 - one tuple, replaced whole
+    if isinstance(messages, tuple):
+        held, bits = _newest
+        if held is messages:
+            return bits
+        bits = _surveyed(messages)
+        _newest = (messages, bits)
+        return bits
+    return _surveyed(messages)
+
+
+def _surveyed(messages: Sequence[Message]) -> int:
     bits, state = 0, _OPENING
     seen: set[str] = set()
     known = _known
