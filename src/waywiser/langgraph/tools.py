@@ -12,6 +12,10 @@ from waywiser.core.calls import ResponseFormat, Tool
 from waywiser.errors import BadInput
 
 
+_MOST_BINDINGS = 256
+_bindings: dict[tuple[bool | int | None, ...], tuple[tuple[Any, ...], BoundTools]] = {}
+
+
 class BoundTools(list[dict[str, Any]]):
     """OpenAI tool definitions, as tracers expect to see them, that remember their core form."""
 
@@ -21,14 +25,28 @@ class BoundTools(list[dict[str, Any]]):
 
 
 def bound(tools: Sequence[Any], *, strict: bool | None = None) -> BoundTools:
-    """Convert whatever LangChain takes for tools. Raises `BadInput` for one that is not a function with a schema."""
+    """Convert whatever LangChain takes for tools. Raises `BadInput` for one that is not a function with a schema.
+
+    Agents bind the same tools for every call: a binding of the same tool objects is found again. Definitions given
+    as mappings may be changed by whoever gave them, so they are read each time.
+    """
+    key = (strict, *(id(tool) for tool in tools))
+    known = _bindings.get(key)
+    if known is not None:
+        return known[1]
     definitions = []
     for index, tool in enumerate(tools):
         try:
             definitions.append(convert_to_openai_tool(tool, strict=strict))
         except (ValueError, TypeError, AttributeError) as error:
             raise BadInput(f"tools[{index}]: not a tool: {error}") from error
-    return BoundTools(definitions)
+    made = BoundTools(definitions)
+    if not any(isinstance(tool, Mapping) for tool in tools):
+        if len(_bindings) >= _MOST_BINDINGS:
+            _bindings.clear()
+        # The tools are kept with the entry, so that no other object gets their ids.
+        _bindings[key] = (tuple(tools), made)
+    return made
 
 
 def core_tools(tools: Sequence[Any] | None) -> tuple[Tool, ...]:
