@@ -44,7 +44,7 @@ GOOD = {
 def test_the_openapi_document_holds(proxy: Proxy) -> None:
     schema = schemathesis.openapi.from_dict(httpx.get(f"{proxy.origin}/openapi.json").json())
 
-    @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
     def run(case: schemathesis.Case) -> None:
         answer = case.call(base_url=proxy.origin, timeout=20)
         case.validate_response(answer, checks=[not_a_server_error])
