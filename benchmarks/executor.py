@@ -10,7 +10,8 @@ result with every call, up to `--messages`, then a new one begins. Told per call
     decide    counting the new messages, loops, kind, aim, ranking six models with portability (as `Engine.decide` does)
     execute   the rest: hold, port, send, settle, receipt, driver
 
-the same for the event loop, and for a stream of eight chunks. Exits 1 if executing takes 60 µs or more.
+the same for the event loop, and for a stream of eight chunks. The yardstick, `sum(range(1000))`, tells machines apart.
+Exits 1 if executing takes 60 µs or more.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import pstats
 import statistics
 import sys
 import time
+import timeit
 from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import replace
 
@@ -226,6 +228,8 @@ def main() -> None:
     else:
         for name, parts in told.items():
             print(f"{name:10}", "  ".join(f"{part} {took:6.1f}" for part, took in parts.items()), "µs")
+        yardstick = min(timeit.repeat(lambda: sum(range(1000)), timer=time.process_time, number=1000)) * 1e3
+        print(f"yardstick {yardstick:.1f} µs")
     sys.exit(told["complete"]["execute"] >= BUDGET_US)
 
 
