@@ -1,6 +1,7 @@
 """Whole files: order, processes, checkpoints, totals, comparisons, outcomes, the page and the command."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -146,7 +147,7 @@ def test_a_policy_that_costs_more_or_stops_successes_does_not_hold() -> None:
 class Guesser:
     """Thinks that a message with so many words needs a model of that rank."""
 
-    def classify(self, messages: Any, tools: Any, rungs: int) -> Classification:
+    def classify(self, messages: Any, tools: Any, rungs: int, heads: Any = None) -> Classification:
         rank = min(len(messages[0].text.split()) - 1, rungs - 1)
         enough = tuple(1.0 if index >= rank else 0.0 for index in range(rungs))
         one = Judged("", 1.0)
@@ -230,6 +231,30 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path: Path) -> None:
     assert "a&amp;b.jsonl" in text
     assert text.count("<svg") == 4
     assert "prefers-color-scheme:dark" in text
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser to look with")
+def test_a_browser_lays_the_page_out_without_scrolling_sideways(tmp_path: Path) -> None:
+    totals = Totals("p")
+    for number in range(20):
+        totals.add(a_result(f"s{number}", 90 + 1000 * number))
+    ends = "[...document.querySelectorAll('svg text')].map(t => Math.round(t.getBoundingClientRect().right))"
+    sizes = f"[innerWidth, document.documentElement.scrollWidth, ...{ends}]"
+    probe = f"<script>document.title = {sizes}.join()</script>"
+    path = tmp_path / "page.html"
+    path.write_text(page([totals], Problems(), source="x").replace("</body>", probe + "</body>"))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--window-size=500,900"]
+    done = subprocess.run(
+        [str(BROWSER), *flags, "--dump-dom", path.as_uri()], capture_output=True, text=True, check=True, timeout=60
+    )
+    title = done.stdout.partition("<title>")[2].partition("</title>")[0]
+    width, scrolled, *labels = (int(number) for number in title.split(","))
+    assert scrolled <= width
+    assert labels
+    assert max(labels) <= width  # no label runs out of its plot
 
 
 def test_the_page_of_nothing(tmp_path: Path) -> None:

@@ -29,7 +29,10 @@ from waywiser.runtime import LazyClassifier, load
 from waywiser.upstream.openai_inbound import read_tools
 
 SESSIONS_A_TASK = 8
-TASKS_AHEAD = 4
+TASKS_AHEAD = 2
+TASKS_WAITING = 32
+"""Results of so many tasks may wait for one before them, so that the order is kept."""
+
 WORTH_A_PROCESS = 1 << 20
 """Bytes of input; a smaller file is replayed sooner than a process starts."""
 
@@ -100,12 +103,18 @@ def replayed(
         return
     # Spawned, not forked: a fork copies locks that threads of this process may hold.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(order,)) as pool:
+    helpers = workers - 1  # this process works too
+    with ProcessPoolExecutor(helpers, context, initializer=_begin, initargs=(order,)) as pool:
         waiting: deque[Future[list[Replayed]]] = deque()
         try:
             while task := list(islice(source, SESSIONS_A_TASK)):
-                waiting.append(pool.submit(_work, task))
-                if len(waiting) > workers * TASKS_AHEAD:
+                if sum(not future.done() for future in waiting) < helpers * TASKS_AHEAD:
+                    waiting.append(pool.submit(_work, task))
+                else:
+                    own: Future[list[Replayed]] = Future()
+                    own.set_result([here(item) for item in task])
+                    waiting.append(own)
+                while waiting and (waiting[0].done() or len(waiting) > workers * TASKS_WAITING):
                     yield from waiting.popleft().result()
             while waiting:
                 yield from waiting.popleft().result()
