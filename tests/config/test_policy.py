@@ -139,3 +139,10 @@ def test_what_is_legal_but_unwise_is_a_warning() -> None:
     warnings = [str(warning) for warning in loaded(upside_down.replace("simulated/x", "simulated/premium")).warnings]
     assert any("cheaper than the one before it" in warning for warning in warnings)
     assert any("nothing limits" in warning for warning in warnings)
+
+
+def test_what_becomes_of_a_cut_answer_is_up_to_the_policy() -> None:
+    assert loaded(GOOD).policy.fallback.cut_stream == "fail"
+    rule = loaded(GOOD + "fallback: {cut_stream: resume, cut_repetition: false}").policy.fallback
+    assert (rule.cut_stream, rule.cut_repetition) == ("resume", False)
+    assert "expected `resume` or `fail`" in problems(GOOD + "fallback: {cut_stream: retry}")[0]

@@ -173,3 +173,19 @@ def test_on_a_new_ladder_what_was_ruled_out_stays_so() -> None:
     assert first_rung(ladder, [Tried(a_candidate("a/1"), Failure(FailureKind.INVALID_REQUEST, ""))]) == 1
     refused = [Tried(a_candidate(name), Failure(FailureKind.UNAUTHORISED, "")) for name in ("a/9", "b/9")]
     assert first_rung(ladder, refused) is None
+
+
+def test_an_attempt_that_never_left_does_not_use_up_the_only_one() -> None:
+    ladder = [Candidate(a_model(name), "t", 0, Usage(10, 10), 100) for name in ("a/x", "b/y")]
+    once = FallbackRule(attempts=1)
+    unasked = Failure(FailureKind.OVERLOADED, "its circuit is open", sent=False)
+
+    def after(*failures: Failure) -> object:
+        tried = [Tried(candidate, failure) for candidate, failure in zip(ladder, failures, strict=False)]
+        return next_move(once, ladder, tried, made=len(tried), escalate_rank=0, left_s=9.0, jitter=0.5)
+
+    move = after(unasked)
+    assert isinstance(move, Try)
+    assert move.index == 1
+    assert isinstance(after(replace(unasked, sent=True)), GiveUp)
+    assert isinstance(after(unasked, unasked), GiveUp)

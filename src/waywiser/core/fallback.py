@@ -94,16 +94,20 @@ def next_move(
 ) -> Move:
     """Decide what follows the last of `tried`.
 
-    `made` is how many requests the call has made in all, those of an earlier ladder included. `left_s` is what the
-    deadline leaves, `jitter` a uniform random number in 0..1, `escalate_rank` the lowest rank a reply that was not
-    accepted escalates to.
+    `made` is how many attempts the call has made in all, those of an earlier ladder included. One that never left (a
+    circuit that was closed to it, a connection that did not come about) does not use up the chance of a fresh model.
+    `left_s` is what the deadline leaves, `jitter` a uniform random number in 0..1, `escalate_rank` the lowest rank a
+    reply that was not accepted escalates to.
     """
     last = tried[-1]
     kind = last.failure.kind
-    if made >= rule.attempts:
-        return GiveUp(f"{made} of {rule.attempts} attempts made")
     if left_s <= 0:
         return GiveUp(f"the deadline of {rule.deadline_s:g} s has passed")
+    if made >= rule.attempts:
+        unasked = _next(ladder, tried, escalate_rank) if not last.failure.sent else None
+        if unasked is None:
+            return GiveUp(f"{made} of {rule.attempts} attempts made")
+        return Try(unasked, 0.0, f"not asked: {ladder[unasked].model.name} next")
     if kind in _HERE_AGAIN and sum(entry.name == last.name for entry in tried) == 1:
         wait = _backoff(1, last.failure.retry_after_s, jitter)
         here = _rung(ladder, last.name)
