@@ -1,9 +1,11 @@
-"""What classifying costs: one thread, medians, and the time to load.
+"""What classifying costs: one thread, processor time (median and best), and the time to load.
 
     python benchmarks/classifier_speed.py [--runs 300] [--json]
 
 Every prompt differs from the ones before it, so nothing is remembered; the step of a 400-message history is new while
 the 399 messages before it were seen. py3langid's own model is read before the clock starts; what that costs is shown.
+Processor time, not time on the clock: it is what is left when other programs of the machine are left out. A policy asks
+only the heads it needs; what each group of heads costs for the first turn of an agent with 14 tools is shown apart.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from pathlib import Path
 from statistics import median
 
 from waywiser.classifier.classifier import LocalClassifier
+from waywiser.core.calls import Tool
+from waywiser.core.classification import HEADS, Head
 from waywiser.core.messages import Message, ToolCall, assistant, system, tool_result, user
 
 SENTENCE = (
@@ -30,19 +34,36 @@ ODD = {
     "right to left and mixed scripts": "ما هو هذا what 这是 что это קוד " * 40,
     "base64": "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo=" * 400,
 }
+GROUPS = {
+    "step kind": frozenset({Head.KIND}),
+    "step kind and sufficiency": frozenset({Head.KIND, Head.SUFFICIENCY}),
+    "all heads": HEADS,
+}
 _LOAD = (
-    "import time, numpy, waywiser.classifier.classifier as c; b = time.perf_counter(); c.LocalClassifier(); "
-    "print(time.perf_counter() - b)"
+    "import time, numpy, waywiser.classifier.classifier as c; b = time.process_time(); c.LocalClassifier(); "
+    "print(time.process_time() - b)"
 )
 
 
-def milliseconds(classifier: LocalClassifier, histories: list[tuple[Message, ...]]) -> float:
+Spread = dict[str, float]
+
+
+def milliseconds(
+    classifier: LocalClassifier,
+    histories: list[tuple[Message, ...]],
+    tools: tuple[Tool, ...] = (),
+    heads: frozenset[Head] = HEADS,
+) -> Spread:
     took = []
     for history in histories:
-        begin = time.perf_counter()
-        classifier.classify(history, (), 3)
-        took.append(time.perf_counter() - begin)
-    return median(took) * 1000
+        begin = time.process_time_ns()
+        classifier.classify(history, tools, 3, heads)
+        took.append(time.process_time_ns() - begin)
+    return spread(took)
+
+
+def spread(took_ns: list[int]) -> Spread:
+    return {"median": median(took_ns) / 1e6, "best": min(took_ns) / 1e6}
 
 
 def session(length: int) -> list[Message]:
@@ -58,11 +79,11 @@ def session(length: int) -> list[Message]:
     return messages[:length]
 
 
-def measure(runs: int) -> dict[str, float]:
+def measure(runs: int) -> dict[str, float | Spread]:
     classifier = LocalClassifier()
     begin = time.perf_counter()
     classifier.classify((user("Guten Tag, wie geht es dir?"),), (), 3)
-    found = {"first call, with py3langid's model (ms)": (time.perf_counter() - begin) * 1000}
+    found: dict[str, float | Spread] = {"first call, with py3langid's model (ms)": (time.perf_counter() - begin) * 1000}
     short = [(user(f"{SENTENCE} Number {number} is one."),) for number in range(runs)]
     long = [(user(f"{number}. " + f"{SENTENCE}\n" * 23),) for number in range(runs)]
     found["50 tokens (ms)"] = milliseconds(classifier, short)
@@ -75,10 +96,15 @@ def measure(runs: int) -> dict[str, float]:
         base.append(
             tool_result(f"n{number}", f"Traceback: line {number}, ValueError: bad part {number}", is_error=True)
         )
-        begin = time.perf_counter()
+        begin = time.process_time_ns()
         classifier.classify(tuple(base), (), 3)
-        grown.append(time.perf_counter() - begin)
-    found["a new step of a 400-message history (ms)"] = median(grown) * 1000
+        grown.append(time.process_time_ns() - begin)
+    found["a new step of a 400-message history (ms)"] = spread(grown)
+    tools = tuple(Tool(f"look_up_{number}", f"Looks up part {number} of an order") for number in range(14))
+    for name, heads in GROUPS.items():
+        # Other words for each group, or what one remembers would serve the next.
+        turns = [(user(f"{name} {number}. " + f"{SENTENCE}\n" * 47),) for number in range(runs)]
+        found[f"2,000 tokens and 14 tools, {name} (ms)"] = milliseconds(classifier, turns, tools, heads)
     for name, text in ODD.items():
         found[f"{name} (ms)"] = milliseconds(classifier, [(user(text),)])
     command = [sys.executable, "-c", _LOAD]
@@ -95,7 +121,15 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     found = measure(options.runs)
-    print(json.dumps(found) if options.json else "\n".join(f"{name}: {figure:.3f}" for name, figure in found.items()))
+    if options.json:
+        print(json.dumps(found))
+        return
+    for name, figure in found.items():
+        print(
+            f"{name}: {figure:.3f}"
+            if isinstance(figure, float)
+            else f"{name}: {figure['median']:.3f} ({figure['best']:.3f} at best)"
+        )
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def softmax(logits: Floats) -> Floats:
 
 def sigmoid(logits: Floats) -> Floats:
     """Turn each logit into a probability by itself."""
-    chances: Floats = (1 / (1 + np.exp(-np.clip(logits, -40, 40)))).astype(np.float32)
+    chances: Floats = (1 / (1 + np.exp(-np.minimum(np.maximum(logits, -40), 40)))).astype(np.float32)
     return chances
 
 

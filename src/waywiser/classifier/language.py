@@ -6,6 +6,7 @@ a script that only one language of the set writes needs no model at all.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect
 from collections.abc import Sequence
 from functools import cached_property
@@ -25,6 +26,7 @@ LANGUAGES = (
 UNSURE = "unsure"
 LEAST_CONFIDENCE = 0.15
 _READ = 240
+_TWO_LETTERS = re.compile("[A-Za-z][^A-Za-z]*[A-Za-z]")
 # First and last letter of scripts, and the languages that write them: one of the set alone needs no model.
 _SCRIPTS = (
     ("Ͱ", "Ͽ", ("el",)),
@@ -56,12 +58,13 @@ class Languages:
     def of(self, text: str) -> Judged:
         """Return a language and its probability, or `unsure` and how likely the best guess was."""
         sample = text[:_READ]
-        letters = [letter for letter in sample if letter.isalpha()]
-        if len(letters) < 2:
+        # Counting the letters one by one costs as much as naming the language: ASCII needs no more than a search.
+        letters = [] if sample.isascii() else [letter for letter in sample if letter.isalpha()]
+        if len(letters) < 2 and _TWO_LETTERS.search(sample) is None:
             return Judged(UNSURE, 0.0)
         if len(self.languages) == 1:
             return Judged(self.languages[0], 1.0)
-        if not sample.isascii():
+        if letters:
             if _mixed(letters):
                 return Judged(UNSURE, 0.0)
             alone = self._by_script(letters)

@@ -16,6 +16,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
+from math import log1p
 from typing import TypeAlias
 
 import numpy as np
@@ -188,7 +189,7 @@ class PromptView:
             parts.append(_keys(hashes[:-1] * _PAIR + hashes[1:], PAIR))
         parts += [self.beginnings(size)[1] for size in BEGINNINGS]
         dense = np.flatnonzero(classes == DENSE)
-        for size in (1, 2):
+        for size in (1, 2) if dense.size else ():
             runs = dense[: dense.size - size + 1]
             runs = runs[dense[size - 1 :] - runs == size - 1]
             if runs.size:
@@ -202,7 +203,7 @@ class PromptView:
         dense = np.flatnonzero(classes == DENSE)
         hashes = self._hash(*self.spans)
         parts = [_keys((hashes[:-2] * _PAIR + hashes[1:-1]) * _PAIR + hashes[2:], TRIPLE)]
-        for size in (3, 4):
+        for size in (3, 4) if dense.size else ():
             runs = dense[: max(dense.size - size + 1, 0)]
             runs = runs[dense[size - 1 :] - runs == size - 1]
             parts.append(_keys(self._hash(runs, runs + size), RUN + size))
@@ -227,7 +228,8 @@ class PromptView:
             parts.append(_buckets(_keys(hashes, 20)))
             parts.append(_buckets(_keys(hashes[:-1] * _PAIR + hashes[1:], 21)))
             dense = np.flatnonzero(classes[low : high - 1] == DENSE) + low
-            parts.append(_buckets(_keys(self._hash(dense, dense + 2), 22)))
+            if dense.size:
+                parts.append(_buckets(_keys(self._hash(dense, dense + 2), 22)))
         return _distinct(parts)
 
     @cached_property
@@ -351,8 +353,8 @@ def _shape(view: PromptView) -> Floats:
     return np.array(
         (
             *(words > size for size in _SIZES),
-            np.log1p(words) / 5,
-            np.log1p(len(view.text)) / 8,
+            log1p(words) / 5,
+            log1p(len(view.text)) / 8,
             asks > 0,
             seen.rstrip()[-1:] in ("?", "？", "؟"),
             asks > 1,
