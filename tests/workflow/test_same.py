@@ -122,6 +122,23 @@ async def test_final_states_are_the_same(name: str, both: tuple[Any, Any]) -> No
     assert all(end == ends[0] for end in ends)
 
 
+async def test_a_model_that_writes_structure_by_a_tool_call(fake: Callable[..., Any], tmp_path: Path) -> None:
+    """Triage, a plan and a verdict come out the same, streamed or not, though the model only knows tools."""
+    model = fake(acting)
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    ends = []
+    with Router.from_policy(
+        tmp_path / "policy.yaml", store=":memory:", models={"mine/small": model, "mine/large": model}
+    ) as router:
+        for one in (model, router.chat_model()):
+            graph = load_graph(GRAPHS / "support_desk.yaml", one)
+            streamed = [
+                event[1] for event in graph.stream(ASK, stream_mode=["values", "messages"]) if event[0] == "values"
+            ]
+            ends += [same(graph.invoke(ASK)), same(await graph.ainvoke(ASK)), same(streamed[-1])]
+    assert all(end == ends[0] for end in ends)
+
+
 @pytest.mark.parametrize("deep", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 async def test_stream_events_are_the_same(name: str, deep: bool, both: tuple[Any, Any]) -> None:

@@ -11,10 +11,10 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable
 from langgraph.pregel import Pregel
 
+from waywiser.config.objects import load_object
 from waywiser.errors import BadInput, ConfigError
 from waywiser.langgraph.router import Router
 from waywiser.workflow import load_graph
-from waywiser.workflow.objects import load_object
 
 
 def load_any_graph(name: str, router: Router) -> Pregel[Any, Any, Any, Any]:

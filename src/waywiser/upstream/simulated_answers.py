@@ -27,6 +27,8 @@ _PAST = {
 }
 _NAMED = {"zip": "zip code", "email": "e-mail address", "name": "full name"}
 _SECRET = ("verification", "token", "secret", "password")
+_ENTRY = re.compile(r"\s*\d{1,3}\. (.*)")
+_HEADING = re.compile(r"\[[\w-]+\] ")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])|\n+")
 
 
@@ -55,7 +57,10 @@ def question(messages: Sequence[Message]) -> frozenset[str]:
 
 
 def evidence(messages: Sequence[Message], wanted: frozenset[str]) -> list[str]:
-    """Return the sentences of the prompt that share most with what is wanted, best first; at least two shared words."""
+    """Return the sentences of the prompt that share most with what is wanted, best first; at least two shared words.
+
+    A system prompt is instruction, but for the numbered lists in it: those are results that were handed on.
+    """
     found: dict[str, int] = {}
     for message in messages:
         if message.role is Role.TOOL or (message.role is Role.ASSISTANT and message.tool_calls):
@@ -63,13 +68,28 @@ def evidence(messages: Sequence[Message], wanted: frozenset[str]) -> list[str]:
         for value in documents(message.text):
             line = _told(value, wanted, 6)
             found[line] = len(stems(line) & wanted)
-        lines = _SENTENCE.split(prose(message.text).replace(MARK, ""))
+        text = message.text.replace(MARK, "")
+        lines = _SENTENCE.split(prose(_handed_on(text) if message.role is Role.SYSTEM else text))
         for place, line in enumerate(lines):
-            instruction = message.role is Role.SYSTEM or (message.role is Role.USER and (place == 0 or "?" in line))
+            instruction = message.role is Role.USER and (place == 0 or "?" in line)
             if not instruction and len(line) > 25:
-                found[line.strip()[:400]] = len(stems(line) & wanted)
+                handed = message.role is Role.SYSTEM  # somebody has chosen it for this request already
+                found[line.strip()[:400]] = len(stems(line) & wanted) + handed
     ranked = sorted(found.items(), key=lambda entry: -entry[1])
     return [line for line, shared in ranked if shared > 1]
+
+
+def _handed_on(prompt: str) -> str:
+    """The entries of the numbered lists of a prompt, with the lines set in below them; headings of tasks left out."""
+    told: list[str] = []
+    inside = False
+    for line in prompt.splitlines():
+        entry = _ENTRY.match(line)
+        inside = entry is not None or (inside and line.startswith("  "))
+        body = entry.group(1) if entry else line.strip()
+        if inside and not _HEADING.match(body):
+            told.append(body)
+    return "\n".join(told)
 
 
 def _results(messages: Sequence[Message], wanted: frozenset[str]) -> list[str]:

@@ -98,7 +98,7 @@ def stem(word: str) -> str:
 
 def stems(text: str) -> frozenset[str]:
     """Return the stems of the words that carry meaning; names such as `find_orderId` are taken apart."""
-    text = re.sub(r"\b(send|give|bring)((?:ing)?(?: [\w'-]+){0,6}) back\b", r"return\2", text)
+    text = re.sub(r"\b(send|sent|give|given|bring|brought)((?:ing)?(?: [\w'-]+){0,6}) back\b", r"return\2", text)
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", " ", text).replace("_", " ").lower()
     return frozenset(stem(word) for word in re.findall(r"[^\W_]+", apart) if word not in _STOP)
 

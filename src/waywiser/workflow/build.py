@@ -16,6 +16,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.store.base import BaseStore
 from langgraph.types import Checkpointer, Command
 
+from waywiser.config.objects import load_object
 from waywiser.config.shapes import suggest
 from waywiser.config.source import Source
 from waywiser.errors import ConfigError, Problem
@@ -26,7 +27,7 @@ from waywiser.workflow.checks import check_workflow
 from waywiser.workflow.edges import add_edges
 from waywiser.workflow.execution import Execution
 from waywiser.workflow.loop import Loop
-from waywiser.workflow.objects import load_object, load_tools, named
+from waywiser.workflow.objects import load_tools, named
 from waywiser.workflow.spec import (
     ExecuteNode,
     GraphNode,

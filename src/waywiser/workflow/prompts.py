@@ -70,15 +70,20 @@ def shown(value: object) -> str:
 
 def _item(number: int, item: object) -> str:
     if isinstance(item, str):
-        return f"{number}. {item}"
+        return f"{number}. {_indented(item)}"
     if isinstance(item, BaseMessage):
         return f"{item.type}: {item.text}"
     if isinstance(item, dict) and {"id", "goal"} <= item.keys():
         needs = f" (after {', '.join(item['depends_on'])})" if item.get("depends_on") else ""
         status = f" — {item['status']}" if item.get("status") else ""
-        text = f"\n   {item['text']}" if item.get("text") else ""
+        text = f"\n   {_indented(str(item['text']))}" if item.get("text") else ""
         return f"{number}. [{item['id']}] {item['goal']}{needs}{status}{text}"
     return f"{number}. {json.dumps(item, ensure_ascii=False, default=str)}"
+
+
+def _indented(text: str) -> str:
+    """Set the further lines of a list's entry in, so that a model sees where the entry ends."""
+    return text.strip().replace("\n", "\n   ")
 
 
 def messages_of(state: Mapping[str, object]) -> list[AnyMessage]:
@@ -106,5 +111,6 @@ def listed_choices(choices: Mapping[str, str]) -> str:
 
 
 def listed_tools(tools: Iterable[BaseTool]) -> str:
-    """List tools with the first line of their description."""
-    return "\n".join(f"- {tool.name}: {tool.description.strip().splitlines()[0]}" for tool in tools) or "(no tools)"
+    """List tools with their arguments and the first line of their description."""
+    lines = [f"- {tool.name}({', '.join(tool.args)}): {tool.description.strip().splitlines()[0]}" for tool in tools]
+    return "\n".join(lines) or "(no tools)"
