@@ -26,13 +26,11 @@ WATCH_AFTER_S = 0.02
 class Request:
     """One request: its head at once, its body when it is asked for."""
 
-    __slots__ = ("_headers", "_receive", "_send", "client", "method", "path", "query", "started")
+    __slots__ = ("_headers", "_receive", "_send", "method", "path", "started")
 
     def __init__(self, scope: Message, receive: Receive, send: Send) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self.query: bytes = scope.get("query_string", b"")
-        self.client: str = (scope.get("client") or ("", 0))[0]
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
         self._send = send

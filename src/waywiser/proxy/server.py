@@ -16,14 +16,13 @@ from waywiser.proxy.app import App
 from waywiser.proxy.service import Options, open_service
 
 HEAD_TIMEOUT_S = 15.0
+HEAD_LIMIT = 64 << 10
 KEEP_ALIVE_S = 75
 BACKLOG = 4096
 
 
 class GuardedProtocol(HttpToolsProtocol):
     """One connection, whose requests must have their heads there in time and within the limit."""
-
-    head_limit = 64 << 10
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
@@ -60,7 +59,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _weigh(self, size: int) -> None:
         self._head_bytes += size
-        if self._head_bytes > self.head_limit:
+        if self._head_bytes > HEAD_LIMIT:
             raise ValueError("the head of the request is too long")  # the parser makes it a 400 and closes
 
     def _patient(self) -> None:

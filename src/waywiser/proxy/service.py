@@ -42,7 +42,6 @@ class Options:
     workers: int = 1
     budget_status: int = 402
     body_limit: int = 20 << 20
-    header_limit: int = 64 << 10
     body_timeout_s: float = 30.0
     slow_client_s: float = 60.0
     grace_s: float = 120.0
