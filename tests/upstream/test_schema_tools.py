@@ -217,3 +217,14 @@ def test_a_schema_that_refers_to_itself_ends() -> None:
 def test_a_broken_schema_names_its_tool() -> None:
     with pytest.raises(Unencodable, match=r"tools\[0\]"):
         as_schema(replace(CALL, tools=(Tool("x", parameters="{"),)))
+
+
+def test_where_no_tool_may_be_called_the_history_shows_none_being_written() -> None:
+    asked = assistant("", [ToolCall("c1", "look_up", '{"id":"W1"}')])
+    call = Call("c", (user("Where is W1?"), asked, tool_result("c1", "shipped")), settings=Settings(tool_choice="none"))
+    sent = as_schema(replace(call, tools=(Tool("look_up"),)))
+    assert [message.role for message in sent.messages] == [Role.USER]
+    assert '"tool"' not in sent.messages[0].text
+    assert '[look_up {"id":"W1"} returned]\nshipped' in sent.messages[0].text
+    assert sent.tools == ()
+    assert sent.response_format is None

@@ -2,7 +2,8 @@
 
 The tools go out as a schema: the model must write one JSON object, `{"tool": NAME, "arguments": {…}}`, where NAME is
 one of the tools or the pseudo-tool that answers in words. The tool calls and results of the history are told in the
-same words, since such a model's chat template knows neither. The reply is turned back into a `ToolCall` or into text,
+same words, since such a model's chat template knows neither. Where no tool may be called, what was called is told
+with its result instead: a model that sees itself write such objects goes on writing them. The reply is turned back into a `ToolCall` or into text,
 and noted as `tools_as_schema`.
 """
 
@@ -35,9 +36,10 @@ def needed(model: Model, call: Call) -> bool:
 def as_schema(call: Call) -> Call:
     """Rewrite a call for such a model. Raises `Unencodable` for a tool whose schema is not JSON."""
     offered = _offered(call)
-    messages = [_told(message, call) for message in call.messages]
     if not offered:
-        return replace(call, messages=tuple(_merged(messages)), tools=())
+        reported = [told for message in call.messages if (told := _reported(message, call)) is not None]
+        return replace(call, messages=tuple(_merged(reported)), tools=())
+    messages = [_told(message, call) for message in call.messages]
     answer = _answer_name(call)
     choices = [_choice(tool.name, _parameters(tool, index)) for index, tool in enumerate(offered)]
     if answer:
@@ -193,9 +195,25 @@ def _told(message: Message, call: Call) -> Message:
     return message
 
 
+def _reported(message: Message, call: Call) -> Message | None:
+    """Tell a tool's result together with what was called; None for a turn that did nothing but call."""
+    if message.role is Role.TOOL:
+        made = _made(message.tool_call_id, call)
+        asked = f"{made.name} {made.arguments}" if made is not None else message.tool_name or "a tool"
+        what = "failed" if message.is_error else "returned"
+        return Message(Role.USER, (Text(f"[{asked} {what}]\n{message.text}"),))
+    if message.role is Role.ASSISTANT and message.tool_calls:
+        return replace(message, tool_calls=()) if message.text.strip() else None
+    return message
+
+
 def _called(call_id: str, call: Call) -> str:
-    made = (made for message in call.messages for made in message.tool_calls if made.id == call_id)
-    return next((one.name for one in made), "tool")
+    made = _made(call_id, call)
+    return made.name if made is not None else "tool"
+
+
+def _made(call_id: str, call: Call) -> ToolCall | None:
+    return next((made for message in call.messages for made in message.tool_calls if made.id == call_id), None)
 
 
 def _asked(made: ToolCall) -> str:
