@@ -126,7 +126,7 @@ def test_a_declared_session_comes_before_the_thread(router: Router) -> None:
     with router.session("mine", tenant="acme") as session:
         app.invoke({"messages": [("user", "hi")]}, {"configurable": {"thread_id": "t"}})
     (receipt,) = session.receipts()
-    assert (receipt.session, receipt.tenant) == ("acme/mine", "acme")
+    assert (receipt.session, receipt.tenant) == ("mine@acme", "acme")
     assert session.cost_usd == receipt.cost_nanos / 1e9
 
 

@@ -5,14 +5,18 @@ import operator
 from collections.abc import Iterator
 from typing import Annotated, Any, TypedDict
 
+import openai
 import pytest
+from langchain.agents import create_agent
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models.fake_chat_models import FakeListChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.tools import tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.prebuilt import create_react_agent
 from langgraph.types import Send
+from langgraph_supervisor import create_supervisor
 
 from waywiser import ConfigError, Router
 
@@ -50,7 +54,6 @@ def at(thread: str) -> dict[str, Any]:
 
 
 def test_a_react_agent(router: Router) -> None:
-    from langgraph.prebuilt import create_react_agent
 
     graph = router.wrap(create_react_agent(theirs(), [get_order]))
     messages = graph.invoke(QUESTION, at("t"))["messages"]
@@ -61,7 +64,6 @@ def test_a_react_agent(router: Router) -> None:
 
 @pytest.mark.parametrize("way", ["wrap", "middleware"])
 def test_an_agent_of_langchain(router: Router, way: str) -> None:
-    from langchain.agents import create_agent
 
     if way == "wrap":
         graph: Any = router.wrap(create_agent(theirs(), [get_order]))
@@ -75,7 +77,6 @@ def test_an_agent_of_langchain(router: Router, way: str) -> None:
 
 def test_the_place_of_a_node_tells_its_kind(router: Router) -> None:
     """The last node writes the answer; a node in a cycle may end the graph too, and that tells nothing."""
-    from langgraph.prebuilt import create_react_agent
 
     model = theirs()
     router.wrap(create_react_agent(model, [get_order])).invoke(QUESTION, at("react"))
@@ -95,8 +96,6 @@ def test_the_place_of_a_node_tells_its_kind(router: Router) -> None:
 
 
 def test_a_supervisor_and_its_agents(router: Router) -> None:
-    from langgraph.prebuilt import create_react_agent
-    from langgraph_supervisor import create_supervisor
 
     model = theirs()
     orders = create_react_agent(model, [get_order], name="orders")
@@ -216,7 +215,6 @@ def test_two_routers_do_not_mix(router: Router) -> None:
 
 
 def test_a_client_that_cannot_be_reached_is_named(router: Router) -> None:
-    import openai
 
     client = openai.OpenAI(api_key="none", base_url="http://127.0.0.1:9")
 

@@ -138,6 +138,17 @@ def random_workflow(chance: random.Random) -> dict[str, Any]:
     return {"version": 1, "name": "random", "supersteps": chance.randint(2, 9), "state": state, "nodes": nodes}
 
 
+def a_workflow(chance: random.Random) -> tuple[WorkflowSpec, Source] | None:
+    """Take the first random workflow that is not nonsense; most are."""
+    for _ in range(40):
+        source = Source.parse(json.dumps(random_workflow(chance)))
+        spec = source.validate(WorkflowSpec, {})
+        with suppress(ConfigError):
+            check_workflow(spec, source)
+            return spec, source
+    return None
+
+
 def adversary(chance: random.Random) -> Callable[[Any], Any]:
     """A model that makes as much work as it can, and sometimes less."""
 
@@ -161,17 +172,11 @@ def adversary(chance: random.Random) -> Callable[[Any], Any]:
 @given(st.integers(0, 2**32))
 def test_no_adversary_exceeds_the_worst_case(fake: Callable[..., Any], shop_tools: list[Any], seed: int) -> None:
     chance = random.Random(seed)
-    for _ in range(40):  # most random workflows are nonsense: take the first that is not
-        text = json.dumps(random_workflow(chance))
-        source = Source.parse(text)
-        spec = source.validate(WorkflowSpec, {})
-        try:
-            check_workflow(spec, source)
-            break
-        except ConfigError:
-            continue
-    else:
+    made = a_workflow(chance)
+    if made is None:
         return
+    spec, source = made
+    text = spec.model_dump_json()
     note(text)
     model = fake(adversary(chance))
     graph = build_graph(spec, source, model, shop_tools[:1])

@@ -64,7 +64,7 @@ def check_graph(name: str, loaded: LoadedPolicy) -> GraphCheck:
         if node.inner is None and node.calls != 0
     )
     loops = cycles(shape)
-    sends, nanos, binds = _bounds(policy, worst)
+    sends, nanos, binds = most_of_a_run(policy, worst)
     warnings = [
         f"{cycle}: give the node a turn limit, or the graph `supersteps`" for cycle in loops if cycle.only_default
     ]
@@ -80,7 +80,7 @@ def _node(policy: Policy, path: NodePath, kind: str, found: tuple[str, ...], wor
     return NodeCheck("/".join(path), tuple(found), declared, tier, worst.nodes.get(path))
 
 
-def _bounds(policy: Policy, worst: WorstCase) -> tuple[int | None, int | None, str]:
+def most_of_a_run(policy: Policy, worst: WorstCase) -> tuple[int | None, int | None, str]:
     """The most requests and the most money of one run, and which limit that comes from."""
     limits = policy.budget.session
     sends = None if worst.calls is None else worst.calls * policy.fallback.attempts

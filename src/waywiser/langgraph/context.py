@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from waywiser.core.calls import Origin
+from waywiser.core.claims import session_key
 from waywiser.core.steps import KINDS
 from waywiser.errors import BadInput
 
@@ -32,11 +33,6 @@ class SessionInfo:
 
 
 _current: ContextVar[SessionInfo | None] = ContextVar("waywiser_session", default=None)
-
-
-def session_of(session: str, tenant: str) -> str:
-    """Name a session so that two tenants who choose the same name do not share one."""
-    return f"{tenant}/{session}" if tenant else session
 
 
 @contextmanager
@@ -70,7 +66,7 @@ def origin_of(
     if kind and kind not in KINDS:
         raise BadInput(f"metadata.{KIND_KEY}: {kind!r} is none of {', '.join(sorted(KINDS))}")
     return Origin(
-        session=session_of(str(session), tenant),
+        session=session_key(str(session), tenant),
         tenant=tenant,
         agent="/".join(path),
         node=node,

@@ -9,10 +9,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from waywiser.acceptance import UserCheck
+from waywiser.core.claims import session_key
 from waywiser.core.policy import Policy
 from waywiser.core.receipt import Receipt
 from waywiser.langgraph.chat_model import RoutedChatModel
-from waywiser.langgraph.context import SessionInfo, session_of, within
+from waywiser.langgraph.context import SessionInfo, within
 from waywiser.langgraph.shape import telling_roles
 from waywiser.langgraph.wrap import G, wrap
 from waywiser.ports import Classifier, SessionStore, Sink
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 class Session:
     """One run of an agent: what it has cost so far and why. Made by `Router.session()`.
 
-    `key` is what the store calls it: the id, behind the tenant's name where there is one.
+    `key` is what the store calls it: the id, and the tenant's name where there is one.
     """
 
     def __init__(self, info: SessionInfo, store: SessionStore) -> None:
         self.id = info.id
         self.tenant = info.tenant
-        self.key = session_of(info.id, info.tenant)
+        self.key = session_key(info.id, info.tenant)
         self._store = store
 
     def receipts(self) -> Sequence[Receipt]:
@@ -67,10 +68,10 @@ class Router:
     ) -> Self:
         """Read a policy file and put a router together.
 
-        `store` is the path of a SQLite file (default: `waywiser.sqlite` in the current folder), `:memory:`, or a store
-        object. `models` answers for models of the policy with LangChain chat models, `checks` for
-        checks of one's own that the policy names (`accept: ["own:polite"]`, `checks={"own:polite": …}`). `log` writes one line a step to
-        standard error. Raises `ConfigError` with every problem found, each with file, line and column.
+        `store` is the path of a SQLite file (default: `waywiser.sqlite` in the current folder), `:memory:`, the URL of
+        a Redis, or a store object. `models` answers for models of the policy with LangChain chat models, `checks` for
+        checks of one's own that the policy names (`accept: ["own:polite"]`, `checks={"own:polite": …}`). `log` writes
+        one line a step to standard error. Raises `ConfigError` with every problem found, each with its place.
         """
         every = (*sinks, LogSink()) if log else sinks
         return cls(build(load(policy), store=store, models=models, checks=checks, classifier=classifier, sinks=every))
@@ -120,7 +121,7 @@ class Router:
 
     def receipts(self, session_id: str, *, tenant: str = "") -> Sequence[Receipt]:
         """Return the receipts of a session, oldest first."""
-        return self._runtime.engine.store.receipts(session_of(session_id, tenant))
+        return self._runtime.engine.store.receipts(session_key(session_id, tenant))
 
     def close(self) -> None:
         """Release the store and the connections."""

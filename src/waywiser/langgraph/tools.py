@@ -11,7 +11,6 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from waywiser.core.calls import ResponseFormat, Tool
 from waywiser.errors import BadInput
 
-
 _MOST_BINDINGS = 256
 _bindings: dict[tuple[bool | int | None, ...], tuple[tuple[Any, ...], BoundTools]] = {}
 
