@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
+import orjson
+
 from waywiser.cli.output import read_lines, write_json
-from waywiser.core.calls import Call, Origin
+from waywiser.core.calls import Call, Origin, Tool
 from waywiser.core.classification import Classification, Head
 from waywiser.core.receipt import Receipt
 from waywiser.core.steps import KINDS
@@ -58,7 +61,7 @@ def read_call(line: Mapping[str, Any], place: str, engine: Engine) -> Call:
     if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
         raise BadInput(f"{place}: labels: expected a mapping of text to text")
     try:
-        messages, tools = read_messages(line.get("messages")), read_tools(line.get("tools"))
+        messages, tools = read_messages(line.get("messages")), _tools(orjson.dumps(line.get("tools")))
     except BadInput as error:
         raise BadInput(f"{place}: {error}") from None
     origin = Origin(
@@ -71,6 +74,12 @@ def read_call(line: Mapping[str, Any], place: str, engine: Engine) -> Call:
         kind_by="the call" if texts["kind"] else "",
     )
     return Call(call_id, messages, tools, origin=origin)
+
+
+@lru_cache(maxsize=64)
+def _tools(written: bytes) -> tuple[Tool, ...]:
+    """Read tools. An agent sends the same ones with every call: read once, they keep what was counted of them."""
+    return read_tools(orjson.loads(written))
 
 
 def decision(call_id: object, receipt: Receipt) -> dict[str, object]:
