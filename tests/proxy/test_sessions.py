@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from waywiser.core.claims import session_key, session_name
 from waywiser.core.messages import Message, Role, Text, assistant, system, user
 from waywiser.proxy.keys import Caller
-from waywiser.proxy.sessions import fingerprint, kept_as, known_as
+from waywiser.proxy.sessions import fingerprint
 
 if TYPE_CHECKING:
     from conftest import Proxy
@@ -21,8 +22,8 @@ TENANTS = st.text(max_size=5, alphabet="ab4.-")
 
 @given(NAMES, TENANTS, NAMES, TENANTS)
 def test_no_choice_of_names_makes_two_sessions_one(one: str, its: str, other: str, others: str) -> None:
-    assert (kept_as(one, its) == kept_as(other, others)) == ((one, its) == (other, others))
-    assert known_as(kept_as(one, its)) == one
+    assert (session_key(one, its) == session_key(other, others)) == ((one, its) == (other, others))
+    assert session_name(session_key(one, its)) == one
 
 
 def test_a_growing_history_is_one_session() -> None:

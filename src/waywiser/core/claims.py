@@ -37,6 +37,20 @@ class Asked:
     output_limit: int | None
 
 
+def session_key(session: str, tenant: str) -> str:
+    """Name a session as a store knows it: two tenants who choose the same name do not share one.
+
+    The tenant stands behind the name, so that a policy's globs (`vip-*`) match the name.
+    """
+    name = session.replace("%", "%25").replace("@", "%40")
+    return f"{name}@{tenant}" if tenant else name
+
+
+def session_name(key: str) -> str:
+    """Name a session as whoever began it knows it."""
+    return key.partition("@")[0].replace("%40", "@").replace("%25", "%")
+
+
 def scopes(budget: BudgetRule, call: Call, now_s: float) -> tuple[Scope, ...]:
     """Name the scopes a call draws on, root first. A tenant's account is new each day (UTC).
 

@@ -8,9 +8,9 @@ from urllib.parse import quote
 import orjson
 
 from waywiser.core.calls import Call
+from waywiser.core.claims import session_name
 from waywiser.core.policy import Policy
 from waywiser.core.receipt import Receipt
-from waywiser.proxy.sessions import known_as
 from waywiser.proxy.upstreams import Errand
 
 Pairs = list[tuple[str, str]]
@@ -27,7 +27,7 @@ def of_receipts(receipts: Sequence[Receipt]) -> Pairs:
     last = receipts[-1]
     pairs = [
         ("x-waywiser-receipt", ",".join([receipt.id for receipt in receipts])),
-        ("x-waywiser-session", quote(known_as(last.session))),
+        ("x-waywiser-session", quote(session_name(last.session))),
         ("x-waywiser-policy", quote(last.policy)),
         ("x-waywiser-model", quote(last.model, safe="/:@")),
         ("x-waywiser-tier", quote(last.tier)),
@@ -45,7 +45,7 @@ def of_beginning(calls: Sequence[Call], policy: Policy, errand: Errand) -> Pairs
     call = calls[0]
     pairs = [
         ("x-waywiser-receipt", ",".join([one.id for one in calls])),
-        ("x-waywiser-session", quote(known_as(call.origin.session))),
+        ("x-waywiser-session", quote(session_name(call.origin.session))),
         ("x-waywiser-policy", quote(policy.name)),
     ]
     if errand.models:

@@ -6,11 +6,11 @@ from dataclasses import asdict
 from urllib.parse import quote
 
 from waywiser.core.calls import JSON
+from waywiser.core.claims import session_key, session_name
 from waywiser.core.receipt import Receipt
 from waywiser.proxy.http import Request
 from waywiser.proxy.keys import Caller
 from waywiser.proxy.service import Service
-from waywiser.proxy.sessions import kept_as, known_as
 from waywiser.proxy.troubles import Denied
 from waywiser.upstream.wire import Encodable, dump
 
@@ -41,7 +41,7 @@ async def receipt(service: Service, request: Request, rest: str) -> None:
 async def session(service: Service, request: Request, rest: str) -> None:
     """Show a session of the caller's tenant: what it has cost, and each of its steps."""
     caller = service.caller(request)
-    receipts = await service.receipts(kept_as(rest, _tenant(service, caller, request))) if rest else []
+    receipts = await service.receipts(session_key(rest, _tenant(service, caller, request))) if rest else []
     if not receipts:
         raise Denied(404, "session_not_found", "there is no such session")
     newest = receipts[-1]
@@ -75,7 +75,7 @@ def _model(name: str) -> dict[str, JSON]:
 
 def _written(found: Receipt) -> dict[str, Encodable]:
     out: dict[str, Encodable] = asdict(found)
-    out["session"] = known_as(found.session)
+    out["session"] = session_name(found.session)
     out["cost_usd"] = found.cost_nanos / 1e9
-    out["session_url"] = f"/v1/waywiser/sessions/{quote(known_as(found.session), safe='')}"
+    out["session_url"] = f"/v1/waywiser/sessions/{quote(session_name(found.session), safe='')}"
     return out

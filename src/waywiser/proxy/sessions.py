@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from urllib.parse import unquote
 
 from waywiser.core.calls import Origin
+from waywiser.core.claims import session_key
 from waywiser.core.messages import Message, Role, Text, digest
 from waywiser.core.steps import KINDS
 from waywiser.errors import BadInput
@@ -38,7 +39,7 @@ def origin_of(
         raise BadInput(f"x-waywiser-kind: {kind!r} is none of {', '.join(sorted(KINDS))}")
     agent = _short(request, b"x-waywiser-agent")
     return Origin(
-        session=kept_as(session or fingerprint(caller, messages), tenant),
+        session=session_key(session or fingerprint(caller, messages), tenant),
         tenant=tenant,
         agent=agent,
         node=_short(request, b"x-waywiser-node"),
@@ -47,17 +48,6 @@ def origin_of(
         kind=kind,
         kind_by="a header" if kind else "",
     )
-
-
-def kept_as(session: str, tenant: str) -> str:
-    """Name a session of a tenant as the store knows it."""
-    name = session.replace("%", "%25").replace("@", "%40")
-    return f"{name}@{tenant}" if tenant else name
-
-
-def known_as(kept: str) -> str:
-    """Name a session as its client knows it."""
-    return kept.partition("@")[0].replace("%40", "@").replace("%25", "%")
 
 
 def fingerprint(caller: Caller, messages: tuple[Message, ...]) -> str:

@@ -3,8 +3,8 @@
 The tools go out as a schema: the model must write one JSON object, `{"tool": NAME, "arguments": {…}}`, where NAME is
 one of the tools or the pseudo-tool that answers in words. The tool calls and results of the history are told in the
 same words, since such a model's chat template knows neither. Where no tool may be called, what was called is told
-with its result instead: a model that sees itself write such objects goes on writing them. The reply is turned back into a `ToolCall` or into text,
-and noted as `tools_as_schema`.
+with its result instead: a model that sees itself write such objects goes on writing them. The reply is turned back
+into a `ToolCall` or into text, and noted as `tools_as_schema`.
 """
 
 from __future__ import annotations
