@@ -194,3 +194,11 @@ def test_the_weights_are_small_and_have_a_card() -> None:
     assert sum(path.stat().st_size for path in WEIGHTS.glob("*.npz")) < 5_000_000
     card = (WEIGHTS / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert all(head in card for head in ("## Task", "## Difficulty", "## Risk", "## Time-sensitive", "cost-weighted"))
+
+
+def test_who_does_not_ask_for_the_language_does_not_wait_for_its_model() -> None:
+    fresh = LocalClassifier()
+    fresh.warm_up(HEADS - {Head.LANGUAGE})
+    assert "_model" not in vars(fresh._languages)
+    fresh.warm_up()
+    assert "_model" in vars(fresh._languages)
