@@ -27,7 +27,7 @@ _TOUCH = """
 INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET touched_s = max(touched_s, excluded.touched_s)"""
 EMPTY_HEAD = codec.encode_head(Trail())
-_OF = " WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR session = ?2)"
+_OF = " WHERE (:tenant IS NULL OR tenant = :tenant) AND (:session IS NULL OR session = :session)"
 
 
 def add_spend(connection: sqlite3.Connection, settlement: Settlement) -> None:
@@ -42,10 +42,11 @@ def add_spend(connection: sqlite3.Connection, settlement: Settlement) -> None:
 def spends(connection: sqlite3.Connection, tenant: str | None, session: str | None) -> Sequence[Spend]:
     """Return who spent what."""
     columns = "tenant, session, agent, kind, tier, model, policy, nanos, tokens, llm_calls, tool_calls"
-    rows = connection.execute(f"SELECT {columns} FROM spends{_OF}", (tenant, session)).fetchall()  # noqa: S608 - constants
+    of = {"tenant": tenant, "session": session}
+    rows = connection.execute(f"SELECT {columns} FROM spends{_OF}", of).fetchall()  # noqa: S608 - constants
     return [
-        Spend(of, session, agent, kind, tier, model, policy, Amounts(*used))
-        for of, session, agent, kind, tier, model, policy, *used in rows
+        Spend(tenant, session, agent, kind, tier, model, policy, Amounts(*used))
+        for tenant, session, agent, kind, tier, model, policy, *used in rows
     ]
 
 
@@ -85,7 +86,8 @@ def receipts(connection: sqlite3.Connection, session: str) -> Sequence[Receipt]:
 def refusals(connection: sqlite3.Connection, tenant: str | None, session: str | None) -> Sequence[Refusal]:
     """Return what was refused, how often and why."""
     columns = "tenant, session, agent, kind, code, count, last_s, reason"
-    rows = connection.execute(f"SELECT {columns} FROM refusals{_OF}", (tenant, session)).fetchall()  # noqa: S608 - constants
+    of = {"tenant": tenant, "session": session}
+    rows = connection.execute(f"SELECT {columns} FROM refusals{_OF}", of).fetchall()  # noqa: S608 - constants
     return [Refusal(*row) for row in rows]
 
 
