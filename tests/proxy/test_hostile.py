@@ -6,8 +6,8 @@ import asyncio
 import json
 import random
 import socket
-import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -16,6 +16,8 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
+
+from waywiser.cli import main
 
 if TYPE_CHECKING:
     from conftest import Proxy
@@ -136,8 +138,13 @@ def test_a_head_that_never_ends(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -
     assert httpx.get(f"{proxy.origin}/healthz").status_code == 200
 
 
-def test_a_client_that_does_not_read(start: Callable[..., Proxy], faulty_policy: str) -> None:
-    proxy = start(faulty_policy, slow_client_s=0.4)
+def test_a_client_that_does_not_read(start: Callable[..., Proxy], faulty_policy: str, tmp_path: Path) -> None:
+    # The upstream gets all the time it wants: on a busy machine it would be the one that is too slow.
+    hasty = Path(faulty_policy).read_text("utf-8")
+    patient = tmp_path / "patient.yaml"
+    patient.write_text(hasty.replace("timeout_s: 0.5, deadline_s: 3", "timeout_s: 60, deadline_s: 120"), "utf-8")
+    assert patient.read_text("utf-8") != hasty
+    proxy = start(str(patient), slow_client_s=0.4)
     body = json.dumps(
         {"model": "local/endless", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
     ).encode()
@@ -146,12 +153,18 @@ def test_a_client_that_does_not_read(start: Callable[..., Proxy], faulty_policy:
     sock.connect(("127.0.0.1", int(proxy.origin.rpartition(":")[2])))
     head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-waywiser-session: deaf\r\n"
     sock.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-    time.sleep(0.3)
-    proxy.wait_for(lambda: proxy.service.metrics.in_flight == 0)
+    proxy.wait_for(lambda: proxy.service.store.receipts("deaf"), 30)
+    proxy.wait_for(lambda: proxy.service.metrics.in_flight == 0, 30)
     assert proxy.open_holds == 0
     (receipt,) = proxy.service.store.receipts("deaf")
     assert receipt.refused == "cancelled"
     sock.close()
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 99999])
+def test_a_port_that_is_none(port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--policy", "policies/simulated.yaml", "--store", ":memory:", "--port", str(port)]) == 2
+    assert f"--port: expected a whole number from 0 to 65535, got {port}" in capsys.readouterr().err
 
 
 async def test_clients_that_come_and_go_leave_nothing_and_mix_nothing(faulty: Proxy) -> None:

@@ -19,6 +19,7 @@ HEAD_TIMEOUT_S = 15.0
 HEAD_LIMIT = 64 << 10
 KEEP_ALIVE_S = 75
 BACKLOG = 4096
+MOST_PORT = 65535
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -74,7 +75,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open the port. Raises `ConfigError` for one that cannot be had."""
+    """Open the port; 0 picks a free one. Raises `ConfigError` for one that is none or cannot be had."""
+    if not 0 <= port <= MOST_PORT:
+        raise ConfigError(f"--port: expected a whole number from 0 to {MOST_PORT}, got {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
