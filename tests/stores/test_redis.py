@@ -16,6 +16,8 @@ from waywiser.stores.redis import RedisStore
 from waywiser.testing.ledger import CALL, NOW_S, a_receipt, claim, session_scope, settlement, step_record
 from waywiser.testing.redis_server import RedisServer
 
+# Between two of its syncs a server may hold back what it writes down, and `kill` loses it: here each write is synced.
+LASTING = ("--appendfsync", "always")
 TENANT = Scope("tenant/acme/2027-01-15", "tenant", Limits(nanos=100_000, llm_calls=1000))
 
 
@@ -140,7 +142,7 @@ def test_a_dead_workers_hold_comes_back_and_its_allotment_too(redis_url: str) ->
 
 
 def test_closed_refuses_and_charges_later(start_redis: Callable[..., RedisServer]) -> None:
-    server = start_redis()
+    server = start_redis(*LASTING)
     store = RedisStore(server.url)
     path = (session_scope(Limits(nanos=5000)),)
     assert isinstance(store.reserve(claim("h1", *path)), Hold)
@@ -162,7 +164,7 @@ def test_closed_refuses_and_charges_later(start_redis: Callable[..., RedisServer
 
 
 def test_local_goes_on_and_reconciles(start_redis: Callable[..., RedisServer]) -> None:
-    server = start_redis()
+    server = start_redis(*LASTING)
     store = RedisStore(server.url, away="local")
     path = (session_scope(Limits(nanos=5000)),)
     for number in range(2):
@@ -191,7 +193,7 @@ def test_local_goes_on_and_reconciles(start_redis: Callable[..., RedisServer]) -
 
 
 def test_a_restart_between_calls_is_not_noticed(start_redis: Callable[..., RedisServer]) -> None:
-    server = start_redis()
+    server = start_redis(*LASTING)
     store = RedisStore(server.url)
     for number in range(6):
         run_step(store, number)
