@@ -1,8 +1,11 @@
 """The command line, as a person uses it: what it prints, its exit codes, and no traceback for whatever comes in."""
 
 import json
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -102,8 +105,9 @@ def test_run_prints_answer_table_and_total(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "[simulated]" in out
     assert "the same run on the top tier alone" in out
-    session = out.rpartition("session:")[2].strip(" )\n")
-    told = waywiser("explain", f"session:{session}", "--store", store)
+    hint = shlex.split(out.rpartition("waywiser explain ")[2])
+    session = hint[0].removeprefix("session:")
+    told = waywiser("explain", *hint)
     assert told.returncode == 0, told.stderr
     assert b"because" in told.stdout
     as_json = waywiser("explain", f"session:{session}", "--store", store, "--json")
@@ -207,3 +211,80 @@ def test_models(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_the_graph_schema_in_the_repository_is_the_one_in_the_code() -> None:
     assert (ROOT / "graphs/schema.json").read_text("utf-8") == schema_text("graph")
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        ("raise RuntimeError('no luck')\n", "can't be imported: RuntimeError: no luck (raiser.py:1)"),
+        ("def oops(:\n", "can't be imported: SyntaxError"),
+        ("import sys\nsys.exit(0)\n", "can't be imported: SystemExit"),
+        ("import nothing_of_the_kind\n", "No module named 'nothing_of_the_kind'"),
+        ("def x():\n    raise KeyError('k')\n", "gives no tools: KeyError"),
+    ],
+)
+def test_a_module_that_dies_is_told_with_its_place(module: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "raiser.py").write_text(module)
+    graph = tmp_path / "g.yaml"
+    graph.write_text('version: 1\nname: g\ntools: ["raiser:x"]\nnodes:\n  work: {type: work}\n')
+    done = waywiser("run", str(graph), "--policy", POLICY, "--store", ":memory:", "--input", "x")
+    assert done.returncode == 2, done.stdout
+    assert says in done.stderr.decode()
+    assert f"{graph}:3:" in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_tool_that_dies_ends_the_run_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "broken_nodes.py").write_text("def fail(state):\n    raise KeyError('gone')\n")
+    graph = tmp_path / "g.yaml"
+    graph.write_text('version: 1\nname: g\nnodes:\n  do: {type: python, call: "broken_nodes:fail"}\n')
+    done = waywiser("run", str(graph), "--policy", POLICY, "--store", ":memory:", "--input", "x")
+    assert done.returncode == 1
+    assert b"the graph failed: KeyError: 'gone' (broken_nodes.py:2)" in done.stdout
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_run_that_only_got_a_notice_is_no_success(tmp_path: Path) -> None:
+    policy = tmp_path / "p.yaml"
+    policy.write_text("version: 1\nname: p\ntiers: {only: [simulated/economy]}\nbudget: {session: {usd: 0}}\n")
+    done = waywiser("run", REACT, "--policy", str(policy), "--store", ":memory:", "--input", "hello")
+    assert done.returncode == 1
+    assert b"limit of 0 USD" in done.stdout
+
+
+def test_bad_inputs_are_read_before_anything_is_paid(tmp_path: Path) -> None:
+    inputs, store = tmp_path / "in.jsonl", tmp_path / "s.sqlite"
+    inputs.write_bytes(calls({"id": "a", "input": "Hello!"}, {"id": "b"}))
+    done = waywiser("run", REACT, "--policy", POLICY, "--store", str(store), "--inputs", str(inputs))
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert "in.jsonl:2: input" in done.stderr.decode()
+    again = waywiser("run", REACT, "--policy", POLICY, "--inputs", str(inputs), "--session", "same")
+    assert "--session goes with one --input" in again.stderr.decode()
+
+
+def test_control_characters_are_shown_not_obeyed(tmp_path: Path) -> None:
+    text = "Hello \x1b[31mred\x07"
+    done = waywiser("run", REACT, "--policy", POLICY, "--store", ":memory:", "--input", text)
+    assert done.returncode == 0
+    assert b"\x1b" not in done.stdout
+    assert b"\x07" not in done.stdout
+
+
+def test_sigterm_settles_what_is_open(tmp_path: Path) -> None:
+    (tmp_path / "slow_nodes.py").write_text(
+        "import time\ndef wait(state):\n    print('ready', flush=True)\n    time.sleep(60)\n"
+    )
+    graph, store = tmp_path / "g.yaml", tmp_path / "s.sqlite"
+    graph.write_text('version: 1\nname: g\nnodes:\n  do: {type: python, call: "slow_nodes:wait"}\n')
+    command = [sys.executable, "-m", "waywiser.cli", "run", str(graph), "--policy", POLICY, "--store", str(store)]
+    with subprocess.Popen([*command, "--input", "x"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while b"ready" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=20)
+    assert process.returncode in {128 + signal.SIGTERM, -signal.SIGTERM}
+    assert b"again to stop at once" in stderr
+    assert b"Traceback" not in stderr

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from waywiser import __version__
@@ -24,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for module in COMMANDS:
         module.add(commands)
     parsed = parser.parse_args(arguments)
+    stopped = _stoppable()
     try:
         code: int = parsed.perform(parsed)
         sys.stdout.flush()
@@ -34,9 +37,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"waywiser: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # Whoever read our output has gone; Python would complain again while it closes the stream.
+        return 128 + (stopped[-1] if stopped else signal.SIGINT)
+    except OSError as error:
+        # Python would complain again while it closes a stream that can't be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        if isinstance(error, BrokenPipeError):
+            return 1
+        print(f"waywiser: {error}", file=sys.stderr)
+        return 2
     return code
+
+
+def _stoppable() -> list[int]:
+    """Let SIGINT and SIGTERM end a command alike: open holds are settled on the way out. The list tells which came."""
+    came: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        came.append(number)
+        if len(came) == 1:
+            print("waywiser: stopping what is under way; again to stop at once", file=sys.stderr)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+    return came

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from waywiser.cli.output import table, usd, write_json
+from waywiser.cli.output import plain, table, usd, write_json
 from waywiser.core.receipt import Considered, Receipt
 from waywiser.errors import BadInput
 from waywiser.runtime import DEFAULT_STORE, open_existing
@@ -31,12 +31,12 @@ def perform(args: argparse.Namespace) -> int:
     finally:
         store.close()
     if not receipts:
-        raise BadInput(f"{args.store}: no receipt {args.receipt!r}")
+        raise BadInput(f"{args.store}: no receipt is {args.receipt!r} or the only one to begin so")
     for receipt in receipts:
         if args.json:
             write_json(receipt)
         else:
-            print(explained(receipt))
+            print(plain(explained(receipt)))
     return 0
 
 
@@ -81,7 +81,7 @@ def _considered(considered: tuple[Considered, ...]) -> str:
             *(f"{term.weighted:+.3f}" for term in entry.terms),
             *("" for _ in range(len(names) - len(entry.terms))),
             usd(entry.cost_nanos) if entry.terms else "",
-            entry.excluded,
+            entry.excluded or ("only as a fallback" if entry.tier != considered[0].tier else ""),
         )
         for entry in considered
     ]

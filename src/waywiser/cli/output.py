@@ -17,8 +17,20 @@ def usd(nanos: int) -> str:
     return f"${value:.2f}" if value >= 100 else f"${value:.6f}"
 
 
+_ODD = "\N{REPLACEMENT CHARACTER}"
+
+
+def plain(text: str, most: int = 20_000) -> str:
+    """Make a text safe for a terminal: control characters are shown, not obeyed, and a long text is cut."""
+    shown = "".join(
+        letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )
+    return shown if len(shown) <= most else f"{shown[:most]}… ({len(shown):,} characters)"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
     """Lay out a table in plain text; `right` are the columns that are aligned to the right."""
+    rows = [tuple(plain(cell).replace("\n", " ") for cell in row) for row in rows]
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = []
     for row in (header, ["─" * width for width in widths], *rows):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from waywiser.cli.output import read_lines, table, usd, write_json
+from waywiser.cli.output import plain, read_lines, table, usd, write_json
+from waywiser.config.objects import died
+from waywiser.core.conclude import NOTICE_MODEL
 from waywiser.core.receipt import Receipt
 from waywiser.errors import BadInput, WaywiserError
 from waywiser.runtime import DEFAULT_STORE
@@ -34,53 +37,67 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def perform(args: argparse.Namespace) -> int:
-    """Run every input. The exit code is 1 when any run was refused or failed."""
+    """Run every input. The exit code is 1 when any run failed, was refused, or was ended by a fixed notice."""
     from waywiser.cli.graphs import answer_of, load_any_graph  # noqa: PLC0415 - LangGraph is slow to import
     from waywiser.langgraph.router import Router  # noqa: PLC0415 - as above
 
+    if args.inputs is not None and args.session:
+        raise BadInput("--session goes with one --input; each line of --inputs is a session of its own")
+    inputs = list(_inputs(args))
     shown = Shown(quiet=args.json)
     code = 0
     with Router.from_policy(args.policy, store=args.store, sinks=[shown]) as router:
         graph = load_any_graph(args.graph, router)
-        for number, (run_id, text) in enumerate(_inputs(args)):
-            session = args.session if args.session and not number else router.runtime.engine.clock.new_id()
+        router.runtime.engine.warm_up()
+        for run_id, text in inputs:
             shown.begin(text)
             answer, error = "", ""
-            with router.session(session, tenant=args.tenant) as info:
+            with router.session(args.session, tenant=args.tenant) as session:
                 try:
-                    answer = answer_of(graph, text, session)
+                    answer = answer_of(graph, text, session.id)
                 except WaywiserError as problem:
                     error = f"{problem.code}: {problem}"
-                    code = 1
-            _finish(args, info, run_id, answer, error)
+                except Exception as problem:  # noqa: BLE001 - a tool or a node of the user's may raise anything
+                    error = died("the graph failed", problem)
+            if shown.broken is not None:
+                raise shown.broken
+            code = max(code, int(bool(error) or any(step.model == NOTICE_MODEL for step in shown.steps)))
+            _finish(args, session, shown.steps, run_id, answer, error)
     return code
 
 
 class Shown:
-    """A sink that prints a line for each step as it happens."""
+    """A sink that prints a line for each step as it happens, and keeps the steps of the run."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
+        self.steps: list[Receipt] = []
+        self.broken: OSError | None = None
 
     def begin(self, text: str) -> None:
-        """Say what is asked."""
+        """Begin a run: say what is asked."""
+        self.steps = []
         if not self._quiet:
-            print(f"» {text.strip()}\n", flush=True)
+            print(f"» {plain(text.strip(), 500)}\n", flush=True)
 
     def emit(self, receipt: Receipt) -> None:
         """Print one finished step."""
-        if self._quiet:
+        self.steps.append(receipt)
+        if self._quiet or self.broken is not None:
             return
         what = receipt.refused or receipt.model
         loop = f"  [loop: {receipt.loop}]" if receipt.loop else ""
-        print(f"  {receipt.step:>3}  {receipt.kind:<10} {what:<28} {usd(receipt.cost_nanos)}{loop}", flush=True)
+        try:
+            print(f"  {receipt.step:>3}  {receipt.kind:<10} {what:<28} {usd(receipt.cost_nanos)}{loop}", flush=True)
+        except OSError as error:  # whoever read our output has gone: this run is ended, no other begun
+            self.broken = error
 
 
-def _finish(args: argparse.Namespace, session: Session, run_id: object, answer: str, error: str) -> None:
-    receipts = session.receipts()
-    total = sum(receipt.cost_nanos for receipt in receipts)
-    top = sum(receipt.top_tier_nanos for receipt in receipts)
-    simulated = any(receipt.simulated for receipt in receipts)
+def _finish(
+    args: argparse.Namespace, session: Session, steps: list[Receipt], run_id: object, answer: str, error: str
+) -> None:
+    steps = sorted(steps, key=lambda step: (step.step, step.at_s))
+    simulated = any(step.simulated for step in steps)
     if args.json:
         write_json(
             {
@@ -89,17 +106,19 @@ def _finish(args: argparse.Namespace, session: Session, run_id: object, answer: 
                 "answer": answer,
                 "error": error or None,
                 "simulated": simulated,
-                "total_usd": total / 1e9,
-                "top_tier_usd": top / 1e9,
-                "steps": [_step(receipt) for receipt in receipts],
+                "total_usd": sum(step.cost_nanos for step in steps) / 1e9,
+                "top_tier_usd": sum(step.top_tier_nanos for step in steps) / 1e9,
+                "steps": [_step(step) for step in steps],
             }
         )
         return
-    print(f"\n{answer or error}\n")
-    print(summary(receipts))
+    print(f"\n{plain(answer or error)}\n")
+    print(summary(steps))
     if simulated:
         print("simulated models: the answers are made up by rules, the prices are examples")
-    print(f"session {session.key}; `waywiser explain RECEIPT` tells more (waywiser explain session:{session.key})")
+    if args.store != ":memory:":
+        store = "" if args.store == DEFAULT_STORE else f" --store {shlex.quote(args.store)}"
+        print(f"why each step went where it went: waywiser explain {shlex.quote(f'session:{session.key}')}{store}")
 
 
 def summary(receipts: Any) -> str:
@@ -138,6 +157,7 @@ def _step(receipt: Receipt) -> dict[str, object]:
     return {
         "receipt": receipt.id,
         "step": receipt.step,
+        "agent": receipt.agent,
         "node": receipt.node,
         "kind": receipt.kind,
         "kind_by": receipt.kind_by,

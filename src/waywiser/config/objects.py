@@ -12,7 +12,7 @@ from pathlib import Path
 def load_object(name: str, folder: Path | None = None) -> object:
     """Import `module:object`. The module may lie beside the workflow file, in the folder above, or where one works.
 
-    Raises `ValueError` that says what is missing; an exception in the module itself comes through as it is.
+    Raises `ValueError` that says what is missing, or what the module died of and where.
     """
     module_name, _, path = name.partition(":")
     with _importable(folder):
@@ -21,13 +21,26 @@ def load_object(name: str, folder: Path | None = None) -> object:
         except ModuleNotFoundError as error:
             if error.name and module_name.startswith(error.name):
                 raise ValueError(f"there is no module `{error.name}`") from None
-            raise
+            raise ValueError(died(f"`{module_name}` can't be imported", error)) from error
+        except (Exception, SystemExit) as error:
+            raise ValueError(died(f"`{module_name}` can't be imported", error)) from error
     for part in path.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
             raise ValueError(f"`{module_name}` has no `{path}`") from None
     return found
+
+
+def died(what: str, error: BaseException) -> str:
+    """Say in one line what somebody's code died of, and where."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})" if trace is not None else ""
+    if isinstance(error, SyntaxError):
+        place = f" ({Path(error.filename or '?').name}:{error.lineno})"
+    return f"{what}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{place}"
 
 
 @contextmanager

@@ -8,10 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from langgraph.pregel import Pregel
+
 from waywiser.acceptance import UserCheck
 from waywiser.core.claims import session_key
 from waywiser.core.policy import Policy
 from waywiser.core.receipt import Receipt
+from waywiser.errors import BadInput
 from waywiser.langgraph.chat_model import RoutedChatModel
 from waywiser.langgraph.context import SessionInfo, within
 from waywiser.langgraph.shape import telling_roles
@@ -105,17 +108,26 @@ class Router:
     def wrap(self, graph: G) -> G:
         """Return a compiled graph in which every chat model is routed, in subgraphs and `Send` branches too.
 
-        The graph given is left as it is. Raises `ConfigError` naming each node that holds a client which can't be
-        reached from outside.
+        The graph given is left as it is. Raises `BadInput` for what is not a compiled graph, `ConfigError` naming each
+        node that holds a client which can't be reached from outside.
         """
+        if not isinstance(graph, Pregel):
+            hint = "; compile it first" if hasattr(graph, "compile") else ""
+            raise BadInput(f"wrap: expected a compiled LangGraph graph, got {type(graph).__name__}{hint}")
         return wrap(graph, self._runtime.engine, telling_roles(graph))
 
     @contextmanager
     def session(
-        self, session_id: str, *, tenant: str = "", labels: Mapping[str, str] | None = None
+        self, session_id: str = "", *, tenant: str = "", labels: Mapping[str, str] | None = None
     ) -> Iterator[Session]:
-        """Make every call inside the `with` block part of one session. The default is LangGraph's `thread_id`."""
-        info = SessionInfo(session_id, tenant, labels or {})
+        """Make every call inside the `with` block part of one session; without an id, of a new one.
+
+        Outside such a block the session is LangGraph's `thread_id`. Raises `BadInput` for an id that is not text.
+        """
+        for name, value in (("session_id", session_id), ("tenant", tenant)):
+            if not isinstance(value, str):
+                raise BadInput(f"{name}: expected text, got {type(value).__name__}")
+        info = SessionInfo(session_id or self._runtime.engine.clock.new_id(), tenant, labels or {})
         with within(info):
             yield Session(info, self._runtime.engine.store)
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from waywiser.catalog.tokens import TokenEstimator
-from waywiser.core.calls import Call
-from waywiser.core.messages import user
 from waywiser.core.receipt import Receipt
 from waywiser.engine import Engine
 from waywiser.errors import ConfigError
@@ -115,9 +113,7 @@ def open_service(options: Options) -> Service:
     first = engines[names[0]]
     for engine in engines.values():
         engine.health = first.health  # a model that is down is down for every policy
-        engine.decide(
-            Call("warm-up", (user("warm up"),))
-        )  # what loads when it is first used is loaded before anybody waits
+        engine.warm_up()
     return Service(engines, KeyRing(Path(options.keys) if options.keys else None), options)
 
 

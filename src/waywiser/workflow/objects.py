@@ -7,7 +7,7 @@ from pathlib import Path
 
 from langchain_core.tools import BaseTool
 
-from waywiser.config.objects import load_object
+from waywiser.config.objects import died, load_object
 
 
 def load_tools(name: str, folder: Path | None = None) -> list[BaseTool]:
@@ -17,7 +17,10 @@ def load_tools(name: str, folder: Path | None = None) -> list[BaseTool]:
     """
     found = load_object(name, folder)
     if callable(found) and not isinstance(found, BaseTool):
-        found = found()
+        try:
+            found = found()
+        except (Exception, SystemExit) as error:
+            raise ValueError(died(f"`{name}` gives no tools", error)) from error
     if isinstance(found, BaseTool):
         return [found]
     tools = list(found) if isinstance(found, Sequence) else []

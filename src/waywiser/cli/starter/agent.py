@@ -3,7 +3,7 @@
 from waywiser import Router
 from waywiser.workflow import load_graph
 
-with Router.from_policy("policy.yaml") as router, router.session("first") as session:
+with Router.from_policy("policy.yaml") as router, router.session() as session:
     graph = load_graph("graph.yaml", router.chat_model())  # or any LangGraph graph made with this model
     print(graph.invoke({"messages": [("user", "Where is my order W1001?")]})["messages"][-1].text)
     for receipt in session.receipts():
