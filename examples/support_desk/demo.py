@@ -17,7 +17,7 @@ from support_desk.make_shop import make_shop  # noqa: E402 - the folder above co
 from waywiser.cli import main  # noqa: E402
 
 CUSTOMERS = """\
-Hi! I want to cancel order #W10561, I don't need it any more. My e-mail is farid.fontaine@example.com, my zip code 53707.
+Hi! I want to cancel order #W10561, I don't need it any more. I am farid.fontaine@example.com, zip code 53707.
 I am moving. Please send order #W10603 to 12 Oak Street, Denver, CO 80202 instead. I am Jonas Berger, zip code 83710.
 """.splitlines()
 
@@ -31,9 +31,8 @@ def demo() -> int:
         os.environ["SUPPORT_DESK_DB"] = str(shop)
         for text in CUSTOMERS:
             graph, policy = ROOT / "graphs/support_desk.yaml", ROOT / "policies/simulated.yaml"
-            store = Path(folder) / "waywiser.sqlite"
             worst = max(
-                worst, main(["run", str(graph), "--policy", str(policy), "--store", str(store), "--input", text])
+                worst, main(["run", str(graph), "--policy", str(policy), "--store", ":memory:", "--input", text])
             )
             print()
     return worst

@@ -40,7 +40,7 @@ _HOME = {
     "WaywiserError": "waywiser.errors",
 }
 
-__all__ = [  # noqa: RUF022, PLE0604 - computed, so that one table names them all
+__all__ = [  # noqa: PLE0604 - computed, so that one table names them all
     *_HOME
 ]
 

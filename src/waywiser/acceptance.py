@@ -74,7 +74,7 @@ def _json_schema(call: Call, reply: Reply) -> str:
 
 
 def invalid(schema: str, text: str) -> str:
-    """Say where and why `text` is not JSON of `schema` (both JSON text), or why that can't be told; empty when it is."""
+    """Say where and why `text` is not JSON of `schema` (both JSON text), or why nobody can tell; empty when it is."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:

@@ -43,9 +43,7 @@ from waywiser.ports import Classifier, Clock, SessionStore, Sink, TokenCounter, 
 
 Checker = Callable[[Call, Reply, tuple[str, ...]], str]
 
-_REFUSALS: Mapping[str, type[RoutingRefused]] = {
-    error.code: error for error in (LoopDetected, NoEligibleModel)
-}
+_REFUSALS: Mapping[str, type[RoutingRefused]] = {error.code: error for error in (LoopDetected, NoEligibleModel)}
 _CIRCUIT_OPEN = Failure(FailureKind.OVERLOADED, "not asked: its circuit is open after repeated failures", sent=False)
 _CUT = Failure(FailureKind.CUT_SHORT, "the stream ended without a finish reason")
 _log = logging.getLogger(__name__)

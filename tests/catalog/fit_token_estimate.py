@@ -86,7 +86,7 @@ def noise() -> list[str]:
 
 
 def main(out: Path) -> None:
-    from scipy.optimize import nnls  # noqa: PLC0415 - only the fit needs it; the tests read this module for its sources
+    from scipy.optimize import nnls
 
     samples = noise()
     for source in FITTED:

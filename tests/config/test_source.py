@@ -99,7 +99,9 @@ def test_all_problems_at_once_in_the_order_of_the_file() -> None:
     ("text", "start"),
     [
         ("a: b: c", "p.yaml:1:5: broken YAML: mapping values"),
-        ("a:\n\t- b", "p.yaml:2:1: broken YAML: found character"),
+        ("a:\n\t- b", "p.yaml:2:1: broken YAML: found a tab where only spaces are allowed — indent with spaces"),
+        ("a:\r\n  b: 1\r\n\tc: 2", "p.yaml:3:1: broken YAML: found a tab where"),
+        ("a: @x", "p.yaml:1:4: broken YAML: a text can't begin with the character `@` — put the text in quotes"),
         ("a: [", "p.yaml:2:1: broken YAML"),
         ("", "p.yaml:1:1: the file is empty"),
         ("# only a remark\n", "p.yaml:1:1: the file is empty"),

@@ -16,7 +16,7 @@ sys.path[:0] = [str(EXAMPLES), str(Path(__file__).parent)]
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    from support_desk.make_shop import make_shop  # noqa: PLC0415 - only now is it on the path
+    from support_desk.make_shop import make_shop
 
     path = tmp_path / "shop.sqlite"
     make_shop(path)

@@ -100,7 +100,7 @@ def test_nothing_eligible(tight: Proxy) -> None:
 
 
 def test_other_addresses_and_methods(tight: Proxy) -> None:
-    import httpx  # noqa: PLC0415 - a bare client, for what no SDK would do
+    import httpx
 
     assert httpx.get(f"{tight.base_url}/chat/completions").status_code == 405
     assert httpx.post(f"{tight.base_url}/models").status_code == 405

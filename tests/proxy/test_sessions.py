@@ -62,7 +62,7 @@ def test_place_and_labels_by_header(proxy: Proxy) -> None:
 
 
 def test_receipts_and_sessions_can_be_read(proxy: Proxy) -> None:
-    import httpx  # noqa: PLC0415
+    import httpx
 
     headers = {"x-waywiser-session": "read/me"}
     ids = [proxy.chat(text, headers=headers).headers["x-waywiser-receipt"] for text in ("One", "Two")]
@@ -78,7 +78,7 @@ def test_receipts_and_sessions_can_be_read(proxy: Proxy) -> None:
 
 
 def test_tenants_do_not_mix(proxy: Proxy) -> None:
-    import httpx  # noqa: PLC0415
+    import httpx
 
     for tenant, times in (("acme", 3), ("globex", 1)):
         for number in range(times):

@@ -233,7 +233,7 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "trajectories" 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the recordings are not here")
 def test_recorded_costs_are_reproduced_and_the_policy_is_cheap() -> None:
-    from waywiser.replay.reading import Batch, batches, read  # noqa: PLC0415
+    from waywiser.replay.reading import Batch, batches, read
 
     told = simulated = cost = top = 0
     balanced = load_policy(

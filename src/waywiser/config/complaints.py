@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from waywiser.config.located import in_words
-from waywiser.config.shapes import Path, SchemaWalk, joined, suggest
+from waywiser.config.located import in_words, resolved
+from waywiser.config.shapes import Path, Schema, SchemaWalk, joined, suggest
+from waywiser.core.steps import StepKind
 from waywiser.errors import Place, Problem
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ _OWN_WORDS = {
     "assertion_error",
 }
 _SIZES = {
-    "too_short": "expected at least {min_length} {unit}",
-    "too_long": "expected at most {max_length} {unit}",
-    "string_too_short": "expected at least {min_length} {unit}",
-    "string_too_long": "expected at most {max_length} {unit}",
+    "too_short": ("at least", "min_length", "item"),
+    "too_long": ("at most", "max_length", "item"),
+    "string_too_short": ("at least", "min_length", "character"),
+    "string_too_long": ("at most", "max_length", "character"),
 }
 
 
@@ -63,6 +64,11 @@ class _Complaint:
         """Whether the branch of the union did not fit at all: the error is about the union's own value."""
         return len(self.path) == self.before and self.detail["type"] not in _OWN_WORDS
 
+    @property
+    def is_of_key(self) -> bool:
+        """Whether it's the key that is wrong, not the value under it."""
+        return self.detail["loc"][-1:] == ("[key]",)
+
 
 def problems_of(error: ValidationError, source: Located, walk: SchemaWalk) -> list[Problem]:
     """Turn a validation error into problems. Of an untagged union only the branch that fits best is reported."""
@@ -88,46 +94,78 @@ def problems_of(error: ValidationError, source: Located, walk: SchemaWalk) -> li
 
 def _problem(complaint: _Complaint, source: Located, walk: SchemaWalk) -> Problem:
     path, kind = complaint.path, complaint.detail["type"]
+    if complaint.is_of_key and (options := walk.keys(path[:-1], source.data)):
+        return _unknown("kind" if {*options} == {*StepKind} else "key", path, options, source)
+    if complaint.is_of_key:
+        return Problem(source.key_place(path), f"`{path[-1]}` can't be a key here: {_message(complaint)}")
     if kind == "extra_forbidden":
-        options = walk.fields(path[:-1], source.data)
-        hint = suggest(str(path[-1]), options) or f"known here: {', '.join(options)}"
-        return Problem(source.key_place(path), f"unknown key `{path[-1]}`", hint)
+        return _unknown("key", path, walk.fields(path[:-1], source.data), source)
     if kind == "missing":
         name = complaint.detail["loc"][-1]
         return Problem(source.place(path[:-1]), f"`{name}` is missing", f"expected {walk.expected(path, source.data)}")
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         return _tag(path, complaint.detail.get("ctx", {}), source, walk)
-    mistyped = kind.endswith(("_type", "_parsing", "_from_float", "_size")) or kind in {"enum", "literal_error"}
+    mistyped = kind.endswith(("_type", "_parsing", "_from_float", "_size"))
+    mistyped = mistyped or kind in {"enum", "literal_error", "share"}
     if mistyped or kind.startswith(("greater_than", "less_than", "finite_number", "multiple_of")):
         return _expected(path, source, walk)
     return _other(complaint, source)
 
 
+def _unknown(what: str, path: Path, options: list[str], source: Located) -> Problem:
+    """Complain about a key that is none of those there may be."""
+    hint = suggest(str(path[-1]), options) or f"known here: {', '.join(options)}"
+    return Problem(source.key_place(path), f"unknown {what} `{path[-1]}`", hint)
+
+
 def _other(complaint: _Complaint, source: Located) -> Problem:
     """Word what is not about a key or a type: sizes, patterns, and what the schema's own validators say."""
-    path, kind, message = complaint.path, complaint.detail["type"], complaint.detail["msg"]
+    path, message = complaint.path, _message(complaint)
     context = complaint.detail.get("ctx", {})
     place = source.place(path)
-    if complaint.detail["loc"] and complaint.detail["loc"][-1] == "[key]":
-        place, message = source.key_place(path), f"`{path[-1]}` can't be a key here: {message.lower()}"
-    elif kind in _SIZES:
-        message = _SIZES[kind].format(unit="characters" if kind.startswith("string") else "items", **context)
-    elif kind == "string_pattern_mismatch":
-        message = f"{in_words(_value(path, source))} does not have the form {context.get('pattern')}"
-    elif kind in {"value_error", "assertion_error"}:
-        message = str(context.get("error", message))
+    if complaint.detail["type"] == "string_pattern_mismatch":
+        message = f"{in_words(_value(path, source))} {message}"
     elif isinstance(below := context.get("at"), tuple):
         place = source.place((*path, *below))
     return Problem(place, message, str(context.get("hint", "")))
+
+
+def _message(complaint: _Complaint) -> str:
+    """Say what is wrong, of a pattern without what it is that does not have it."""
+    kind, message = complaint.detail["type"], complaint.detail["msg"]
+    context = complaint.detail.get("ctx", {})
+    if kind in _SIZES:
+        word, bound, unit = _SIZES[kind]
+        size = context.get(bound)
+        return f"expected {word} {size} {unit if size == 1 else unit + 's'}"
+    if kind == "string_pattern_mismatch":
+        return f"does not have the form {context.get('pattern')}"
+    return str(context.get("error", message)) if kind in {"value_error", "assertion_error"} else message
 
 
 def _expected(path: Path, source: Located, walk: SchemaWalk) -> Problem:
     """Say what belongs here and what stands here instead."""
     value = _value(path, source)
     got = "something else" if walk.is_secret(path, source.data) else in_words(value)
-    choices = [str(choice) for schema in walk.at(path, source.data) for choice in _choices(schema)]
-    hint = suggest(value, (name for name in choices if name != value)) if isinstance(value, str) else ""
+    schemas = walk.at(path, source.data)
+    choices = [choice for schema in schemas for choice in _choices(schema)]
+    hint = suggest(value, (str(name) for name in choices if name != value)) if isinstance(value, str) else ""
+    if isinstance(value, str) and _is_quoted(value, choices, schemas):
+        got, hint = f"the text {got}", "write it without quotes"
     return Problem(source.place(path), f"expected {walk.expected(path, source.data)}, got {got}", hint)
+
+
+def _is_quoted(text: str, choices: list[object], schemas: list[Schema]) -> bool:
+    """Whether a text would be what is expected if it didn't stand in quotes."""
+    try:
+        plain = resolved(text)
+    except OverflowError:
+        return False
+    if isinstance(plain, str) or plain is None:
+        return False
+    kinds = {schema.get("type") for schema in schemas if not _choices(schema)}
+    names = {"boolean"} if isinstance(plain, bool) else {"number", "integer"} if isinstance(plain, int) else {"number"}
+    return plain in choices or ("string" not in kinds and bool(kinds & names))
 
 
 def _choices(schema: Mapping[str, object]) -> list[object]:

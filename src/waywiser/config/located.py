@@ -131,7 +131,7 @@ class _Builder:
         if event.style or event.tag == _TEXT_TAG:
             return Located(place, event.value)
         try:
-            return Located(place, _resolve(event.value))
+            return Located(place, resolved(event.value))
         except OverflowError:
             self.problems.append(Problem(place, f"the number {event.value[:20]}… is too large"))
             return Located(place, 0)
@@ -178,7 +178,7 @@ class _Builder:
             top.key = None
 
 
-def _resolve(text: str) -> bool | int | float | str | None:
+def resolved(text: str) -> bool | int | float | str | None:
     """Give a plain scalar its type. `OverflowError` for a number no float can hold."""
     if text in _NULLS:
         return None
@@ -218,7 +218,7 @@ def read_yaml(text: str, name: str) -> Located:
             builder.feed(event)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise ConfigError([*builder.problems, Problem(builder.place(mark), *_broken(error))]) from error
+        raise ConfigError([*builder.problems, Problem(builder.place(mark), *_broken(error, text))]) from error
     except (yaml.YAMLError, UnicodeError) as error:
         raise ConfigError([*builder.problems, _unreadable(text, name)]) from error
     root = builder.root
@@ -233,17 +233,28 @@ def read_yaml(text: str, name: str) -> Located:
     return root
 
 
-def _broken(error: yaml.MarkedYAMLError) -> tuple[str, str]:
+def _broken(error: yaml.MarkedYAMLError, text: str) -> tuple[str, str]:
     """Turn the parser's complaint into a message and a hint."""
     problem = str(error.problem or error.context or "unreadable")
+    char = _char_at(error.problem_mark, text)
     hint = ""
-    if "\\t" in problem or "'\t'" in problem or "any token" in problem:
-        hint = "indent with spaces, and quote a text that begins with a special character"
+    if char == "\t" and ("any token" in problem or "tab" in problem):
+        problem, hint = "found a tab where only spaces are allowed", "indent with spaces"
+    elif char and "any token" in problem:
+        problem, hint = f"a text can't begin with the character `{char}`", "put the text in quotes"
     elif "mapping values are not allowed" in problem:
         hint = "quote a text that contains `: `, and check the indentation"
     elif "expected" in problem or "did not find" in problem:
         hint = "check the indentation, and that brackets and quotes are closed"
     return f"broken YAML: {problem}", hint
+
+
+def _char_at(mark: yaml.Mark | None, text: str) -> str:
+    """The character a mark stands at; empty where there is none."""
+    lines = re.split("\r\n|[\r\n\x85\u2028\u2029]", text)  # what YAML takes for the end of a line
+    if mark is None or mark.line >= len(lines):
+        return ""
+    return lines[mark.line][mark.column : mark.column + 1]
 
 
 def _unreadable(text: str, name: str) -> Problem:

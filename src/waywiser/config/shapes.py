@@ -10,6 +10,7 @@ Schema: TypeAlias = Mapping[str, object]
 Path: TypeAlias = tuple[str | int, ...]
 _TYPES = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false",
           "array": "a list", "object": "a mapping", "null": "nothing"}  # fmt: skip
+_SHARE = {"a number from 0 to 1", "text"}
 
 
 def _schemas(value: object) -> list[Schema]:
@@ -43,6 +44,11 @@ class SchemaWalk:
         """The keys the mapping at `path` may have, as far as the schema names them."""
         return [name for schema in self.at(path, data) for name in _mapping(schema.get("properties"))]
 
+    def keys(self, path: Path, data: object) -> list[str]:
+        """The only keys the mapping at `path` may have, where its schema lists them; else nothing."""
+        found = [_mapping(schema.get("propertyNames")).get("enum") for schema in self.at(path, data)]
+        return [str(key) for keys in found if isinstance(keys, list) for key in keys]
+
     def tags(self, path: Path, data: object) -> list[str]:
         """The names a tagged union at `path` knows its members by."""
         spot: list[Schema] = [self.schema]
@@ -54,7 +60,10 @@ class SchemaWalk:
 
     def expected(self, path: Path, data: object) -> str:
         """Name what belongs at `path`: "a number from 0 to 1", "`low` or `high`", "a list or text"."""
-        return joined(dict.fromkeys(name for schema in self.at(path, data) for name in self._words(schema)))
+        names = dict.fromkeys(name for schema in self.at(path, data) for name in self._words(schema))
+        if len(names) > 1:
+            names.pop("nothing", None)  # it means that the field may be left out, which is no help to who wrote it
+        return "a share from 0 to 1, such as `20%` or 0.2" if set(names) == _SHARE else joined(names)
 
     def split(self, location: Sequence[str | int], data: object) -> tuple[Path, str, int]:
         """Tell pydantic's location of an error apart into the path in the data and the union branches in between.
@@ -113,8 +122,10 @@ class SchemaWalk:
             members = [{"$ref": named}] if isinstance(named, str) else members
         if not members:
             yield schema
+        # Pydantic leaves the bounds of what it reads from a number or from text beside the union.
+        bounds = {name: schema[key] for key, name in (("ge", "minimum"), ("le", "maximum")) if key in schema}
         for member in members:
-            yield from self._flat(member, data)
+            yield from self._flat({**member, **bounds} if member.get("type") == "number" else member, data)
 
     def _words(self, schema: Schema) -> Iterator[str]:
         choices = schema.get("enum", [schema["const"]] if "const" in schema else None)
@@ -155,13 +166,19 @@ def _range(schema: Schema) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
     if low is not None and high is not None:
-        return f" from {low} to {high}"
+        return f" from {_bound(low)} to {_bound(high)}"
     parts = [
-        f"{word} {bound}"
+        f"{word} {_bound(bound)}"
         for word, bound in (("of at least", low), ("of at most", high), ("above", above), ("below", below))
         if bound is not None
     ]
     return f" {' and '.join(parts)}" if parts else ""
+
+
+def _bound(value: object) -> str:
+    """Write a bound as a person would: no `.0`, and thousands set apart."""
+    whole = isinstance(value, float) and value.is_integer()
+    return f"{int(value) if whole else value:,}" if isinstance(value, int | float) else str(value)
 
 
 def joined(names: Iterable[str]) -> str:
