@@ -11,6 +11,7 @@ from waywiser.config.source import Source
 from waywiser.core.models import Ability
 from waywiser.core.steps import StepKind
 from waywiser.errors import ConfigError
+from waywiser.workflow.spec import WorkflowSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """\
@@ -99,12 +100,59 @@ def test_a_mistake_is_told_with_its_place(change: tuple[str, str], place: str, s
         ("rules: [{when: {node: x}, models: 'openai/*'}]", "matches no model"),
         ("models: {local/x: {base_url: 'http://127.0.0.1:1/v1'}}", "in no tier"),
         ("loops: {ladder: [stop, hint]}", "in the order"),
+        ("rules: [{when: {node: x}, floor: high, ceiling: low}]", "the floor `high` is above the ceiling `low`"),
         ("budget: {on_exhausted: shrug}", "conclude"),
         ("fallback: {attempts: 0}", "from 1 to 20"),
     ],
 )
 def test_settings_that_could_not_work_are_refused(extra: str, says: str) -> None:
     assert any(says in problem for problem in problems(GOOD + extra + "\n")), problems(GOOD + extra + "\n")
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ("nodes: {a: synthsis}", "12: expected `triage`, `planning`, "),
+        ("budget: {keep: {sythesis: 20%}}", "17: unknown kind `sythesis` — did you mean `synthesis`?"),
+        ("budget: {keep: {zzz: 20%}}", "17: unknown kind `zzz` — known here: triage, planning, "),
+        ("budget: {keep: {synthesis: 20}}", "28: expected a share from 0 to 1, such as `20%` or 0.2, got 20"),
+        ("budget: {keep: {synthesis: 120%}}", "28: expected a share from 0 to 1, such as `20%` or 0.2, got '120%'"),
+        ("budget: {keep: {synthesis: much}}", "28: expected a share from 0 to 1, such as `20%` or 0.2, got 'much'"),
+        ("switching: {min_saving: -0.1}", "25: expected a share from 0 to 1, such as `20%` or 0.2, got -0.1"),
+        ("budget: {session: {usd: -1}}", "25: expected a number from 0 to 1,000,000,000, got -1"),
+        ("budget: {session: {usd: '-1'}}", "25: expected a number from 0 to 1,000,000,000, got '-1'"),
+        ("models: {m: {base_url: ftp}}", "24: 'ftp' does not have the form ^https?://"),
+        ("rules: [{when: {node: []}, floor: low}]", "23: expected at least 1 item"),
+    ],
+)
+def test_a_mistake_is_told_in_words(extra: str, says: str) -> None:
+    (found,) = problems(GOOD + extra + "\n")
+    assert found.startswith(f"policy.yaml:8:{says}"), found
+    assert not found.endswith("items")
+
+
+def test_a_kind_that_is_none_is_told_at_its_key() -> None:
+    assert problems(GOOD.replace("tool_call:", "toolcall:")) == [
+        "policy.yaml:7:3: unknown kind `toolcall` — did you mean `tool_call`?"
+    ]
+
+
+def test_quotes_that_make_a_text_of_a_number_are_told() -> None:
+    assert problems(GOOD.replace("version: 1", 'version: "1"')) == [
+        "policy.yaml:1:10: expected `1`, got the text '1' — write it without quotes"
+    ]
+
+
+def test_a_graph_is_not_taken_for_a_policy_nor_a_policy_for_a_graph() -> None:
+    graph = Source.read(ROOT / "graphs" / "support_desk.yaml")
+    with pytest.raises(ConfigError) as caught:
+        load_policy(graph, Catalog())
+    (problem,) = caught.value.problems
+    assert problem.message == "this is a graph, not a policy"
+    with pytest.raises(ConfigError) as caught:
+        Source.parse(GOOD, "policy.yaml").validate(WorkflowSpec)
+    (problem,) = caught.value.problems
+    assert problem.message == "this is a policy, not a graph"
 
 
 def test_every_problem_is_told_at_once() -> None:
@@ -139,6 +187,13 @@ def test_what_is_legal_but_unwise_is_a_warning() -> None:
     warnings = [str(warning) for warning in loaded(upside_down.replace("simulated/x", "simulated/premium")).warnings]
     assert any("cheaper than the one before it" in warning for warning in warnings)
     assert any("nothing limits" in warning for warning in warnings)
+
+
+def test_a_model_in_two_tiers_is_a_warning() -> None:
+    twice = GOOD.replace("[simulated/premium]", "[simulated/premium, simulated/economy]")
+    (warning,) = [str(found) for found in loaded(twice).warnings if "too:" in found.message]
+    assert warning.startswith("policy.yaml:5:29: `simulated/economy` is in tier `low` too")
+    assert not any("too:" in found.message for found in loaded(GOOD).warnings)
 
 
 def test_what_becomes_of_a_cut_answer_is_up_to_the_policy() -> None:

@@ -97,7 +97,8 @@ def _problem(complaint: _Complaint, source: Located, walk: SchemaWalk) -> Proble
     if complaint.is_of_key and (options := walk.keys(path[:-1], source.data)):
         return _unknown("kind" if {*options} == {*StepKind} else "key", path, options, source)
     if complaint.is_of_key:
-        return Problem(source.key_place(path), f"`{path[-1]}` can't be a key here: {_message(complaint)}")
+        reason = f"{'it ' if kind == 'string_pattern_mismatch' else ''}{_message(complaint)}"
+        return Problem(source.key_place(path), f"`{path[-1]}` can't be a key here: {reason}")
     if kind == "extra_forbidden":
         return _unknown("key", path, walk.fields(path[:-1], source.data), source)
     if kind == "missing":
@@ -108,7 +109,7 @@ def _problem(complaint: _Complaint, source: Located, walk: SchemaWalk) -> Proble
     mistyped = kind.endswith(("_type", "_parsing", "_from_float", "_size"))
     mistyped = mistyped or kind in {"enum", "literal_error", "share"}
     if mistyped or kind.startswith(("greater_than", "less_than", "finite_number", "multiple_of")):
-        return _expected(path, source, walk)
+        return _expected(path, source, walk, mistyped=mistyped)
     return _other(complaint, source)
 
 
@@ -143,14 +144,14 @@ def _message(complaint: _Complaint) -> str:
     return str(context.get("error", message)) if kind in {"value_error", "assertion_error"} else message
 
 
-def _expected(path: Path, source: Located, walk: SchemaWalk) -> Problem:
+def _expected(path: Path, source: Located, walk: SchemaWalk, *, mistyped: bool = True) -> Problem:
     """Say what belongs here and what stands here instead."""
     value = _value(path, source)
     got = "something else" if walk.is_secret(path, source.data) else in_words(value)
     schemas = walk.at(path, source.data)
     choices = [choice for schema in schemas for choice in _choices(schema)]
     hint = suggest(value, (str(name) for name in choices if name != value)) if isinstance(value, str) else ""
-    if isinstance(value, str) and _is_quoted(value, choices, schemas):
+    if mistyped and isinstance(value, str) and _is_quoted(value, choices, schemas):
         got, hint = f"the text {got}", "write it without quotes"
     return Problem(source.place(path), f"expected {walk.expected(path, source.data)}, got {got}", hint)
 

@@ -189,6 +189,10 @@ class _Loader:
         for key in ("tier", "floor", "ceiling"):
             if (name := getattr(spec, key)) is not None:
                 self._is_tier(name, (*path, key))
+        order = list(self._spec.tiers)
+        if spec.floor in order and spec.ceiling in order and order.index(spec.floor) > order.index(spec.ceiling):
+            message = f"the floor `{spec.floor}` is above the ceiling `{spec.ceiling}`"
+            self._problem((*path, "floor"), message, f"cheapest first, the tiers are {', '.join(order)}")
         names = [name for models in self._spec.tiers.values() for name in models]
         for key in ("models", "exclude"):
             for position, glob in enumerate(getattr(spec, key) or ()):
@@ -295,6 +299,12 @@ def _warnings(source: Source, spec: PolicySpec, policy: Policy) -> Iterator[Prob
                 "cheapest first",
                 key=True,
             )
+    tier_of: dict[str, str] = {}
+    for tier in policy.tiers:
+        for index, model in enumerate(tier.models):
+            if (first := tier_of.setdefault(model.name, tier.name)) != tier.name:
+                message = f"`{model.name}` is in tier `{first}` too: moving up may change nothing"
+                yield source.problem(("tiers", tier.name, index), message, "name a model in one tier")
     budget = spec.budget
     if not any((budget.session.usd, budget.session.tokens, budget.session.llm_calls, budget.tenant.usd_per_day)):
         yield source.problem(("budget",), "nothing limits what a session may cost", "set `budget: {session: {usd: …}}`")

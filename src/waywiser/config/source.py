@@ -91,6 +91,8 @@ class Source:
         Raises `ConfigError` with every problem, in the order of the file. A validator of the model that raises
         `PydanticCustomError` may put a `hint`, and under `at` a path below its field, in the error's context.
         """
+        if mistaken := _mistaken(self.data, model.model_config.get("title")):
+            raise ConfigError(self.problem((), *mistaken))
         problems: list[Problem] = []
         data = self._filled(self.data, (), model, os.environ if environment is None else environment, problems)
         try:
@@ -152,6 +154,18 @@ class Source:
 def _walk(model: type[BaseModel]) -> SchemaWalk:
     """The schema of a model, made when it's first needed: most files are right, and it takes longer than they do."""
     return SchemaWalk(model.model_json_schema())
+
+
+def _mistaken(data: Mapping[str, JSON], title: str | None) -> tuple[str, str] | None:
+    """Tell a policy from a graph: what to say when one was given for the other, instead of all that does not fit."""
+    nodes = data.get("nodes")
+    is_graph = isinstance(nodes, dict) and any(isinstance(node, dict) and "type" in node for node in nodes.values())
+    is_policy = "tiers" in data
+    if title == "Waywiser policy" and is_graph and not is_policy:
+        return "this is a graph, not a policy", "a policy has `tiers`, and its `nodes` are patterns with a kind"
+    if title == "Waywiser workflow" and is_policy and not is_graph:
+        return "this is a policy, not a graph", "a graph has `nodes`, each with its `type`"
+    return None
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
