@@ -27,7 +27,7 @@ serve-demo: $(VENV)/.base
 	@$(BIN)/waywiser serve --policy policies/simulated.yaml --store :memory:
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
