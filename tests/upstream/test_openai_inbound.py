@@ -21,6 +21,11 @@ CALLS = {
     "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
 }
 
+TOOL = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"properties": {"a": {}, "b": True}, "required": ["a"]}},
+}
+
 
 def body(**more: Any) -> dict[str, Any]:
     return {"model": "m", "messages": [USER]} | more
@@ -45,6 +50,13 @@ def body(**more: Any) -> dict[str, Any]:
         (body(tools=[{"function": {"name": "f", "parameters": []}}]), r"tools\[0\]\.function\.parameters: expected an object"),
         (body(tools=[{"function": {"name": "f", "parameters": {"type": "array"}}}]), r"parameters\.type"),
         (body(tools=[{"function": {"name": "f"}}] * 2), r"tools\[1\]\.function\.name"),
+        (body(tools=[{"function": {"name": "f", "parameters": {"properties": [1]}}}]), r"tools\[0\]\.function\.parameters\.properties: expected an object"),
+        (body(tools=[{"function": {"name": "f", "parameters": {"properties": {"a": 1}}}}]), r"parameters\.properties\.a: expected an object"),
+        (body(tools=[{"function": {"name": "f", "parameters": {"required": "a"}}}]), r"parameters\.required: expected an array"),
+        (body(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "g"}}), "tool_choice: no tool 'g' is offered"),
+        (body(tool_choice={"type": "function", "function": {"name": "f"}}), "tool_choice: no tool 'f' is offered"),
+        (body(tool_choice="required"), "tool_choice: a tool is required, and none is offered"),
+        (body(messages=[USER, CALLS | {"tool_calls": CALLS["tool_calls"] * 2}]), r"messages\[1\]\.tool_calls\[1\]\.id: a call before it"),
         (body(temperature="hot"), "temperature: expected a number"),
         (body(max_tokens=-1), "max_tokens: expected a whole number of at least 1"),
         (body(stop=[1]), "stop"),
@@ -86,6 +98,12 @@ def test_a_full_request() -> None:
     assert call.settings.extra == {"user": "u1"}
     assert (call.stream, call.model, call.settings.tool_choice) == (True, "m", "none")
     assert call.response_format == ResponseFormat('{"type":"object"}', "a")
+
+
+def test_a_tool_that_is_offered_may_be_chosen() -> None:
+    call = read_call(body(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "f"}}), "1")
+    assert call.settings.tool_choice == "tool:f"
+    assert read_call(body(tools=[TOOL], tool_choice="required"), "1").settings.tool_choice == "required"
 
 
 def test_names_of_tools_are_found_for_their_results() -> None:

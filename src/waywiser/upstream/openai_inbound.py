@@ -7,7 +7,7 @@ such as `messages[3].tool_call_id`. Settings this dialect does not name are kept
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias, cast
 
 from waywiser.core.calls import JSON, Call, Chunk, Origin, Reply, ResponseFormat, Settings, Tool, Usage
@@ -48,12 +48,13 @@ def read_call(data: Mapping[str, Raw], call_id: str, origin: Origin | None = Non
             raise BadInput(f"{old}: no longer supported, use `{new}`")
     if data.get("n") not in (None, 1):
         raise BadInput("n: only one answer can be asked for")
+    tools = read_tools(data.get("tools"))
     return Call(
         call_id,
         read_messages(data.get("messages")),
-        read_tools(data.get("tools")),
+        tools,
         _format(data.get("response_format")),
-        _settings(data),
+        _settings(data, tools),
         origin or Origin(),
         stream=as_flag(data, "stream") or False,
         model=as_text(data.get("model"), "model") if data.get("model") is not None else "",
@@ -96,6 +97,7 @@ def read_tools(raw: Raw, place: str = "tools") -> tuple[Tool, ...]:
         )
         if schema.get("type", "object") != "object":
             raise BadInput(f"{where}.function.parameters.type: must be 'object', got {schema['type']!r}")
+        _check_properties(schema, f"{where}.function.parameters")
         about = _optional_text(function.get("description"), f"{where}.function.description")
         tools.append(Tool(name, about, dump(dict(schema)).decode(), as_flag(function, "strict", f"{where}.function.")))
     return tuple(tools)
@@ -196,7 +198,10 @@ def _calls(raw: Raw, place: str) -> tuple[ToolCall, ...]:
         said = function.get("arguments")
         arguments = dump(said).decode() if isinstance(said, dict) else as_text(said, f"{where}.function.arguments")
         name = as_text(function.get("name"), f"{where}.function.name")
-        calls.append(ToolCall(as_text(entry.get("id"), f"{where}.id"), name, arguments))
+        call_id = as_text(entry.get("id"), f"{where}.id")
+        if any(call.id == call_id for call in calls):
+            raise BadInput(f"{where}.id: a call before it has the id {call_id[:100]!r} too")
+        calls.append(ToolCall(call_id, name, arguments))
     return tuple(calls)
 
 
@@ -254,7 +259,18 @@ def _format(raw: Raw) -> ResponseFormat | None:
     return ResponseFormat(dump(dict(schema)).decode(), name, as_flag(said, "strict", "response_format.json_schema."))
 
 
-def _settings(data: Mapping[str, Raw]) -> Settings:
+def _check_properties(schema: Mapping[str, Raw], place: str) -> None:
+    """Raise `BadInput` for properties that no arguments could be checked against."""
+    if schema.get("properties") is not None:
+        for name, inner in as_object(schema["properties"], f"{place}.properties").items():
+            if not isinstance(inner, bool):
+                as_object(inner, f"{place}.properties.{name[:100]}")
+    required = schema.get("required")
+    if required is not None and not (isinstance(required, list) and all(isinstance(name, str) for name in required)):
+        raise BadInput(f"{place}.required: expected an array of names")
+
+
+def _settings(data: Mapping[str, Raw], tools: Sequence[Tool]) -> Settings:
     stop = data.get("stop")
     stops = [stop] if isinstance(stop, str) else [] if stop is None else stop
     if not isinstance(stops, list) or not all(isinstance(item, str) for item in stops):
@@ -266,21 +282,25 @@ def _settings(data: Mapping[str, Raw]) -> Settings:
         max_output_tokens=most,
         stop=tuple(stops),
         seed=as_whole(data, "seed", least=-(2**63)),
-        tool_choice=_choice(data.get("tool_choice")),
+        tool_choice=_choice(data.get("tool_choice"), tools),
         parallel_tool_calls=as_flag(data, "parallel_tool_calls"),
         logprobs=(as_whole(data, "top_logprobs", least=0) or 0) if as_flag(data, "logprobs") else None,
         extra=cast("Mapping[str, JSON]", {name: value for name, value in data.items() if name not in _READ}),
     )
 
 
-def _choice(raw: Raw) -> str:
+def _choice(raw: Raw, tools: Sequence[Tool]) -> str:
     if raw is None:
         return ""
+    if raw == "required" and not tools:
+        raise BadInput("tool_choice: a tool is required, and none is offered")
     if raw in ("auto", "none", "required"):
         return cast("str", raw)
     name = text_of(mapping_of(mapping_of(raw).get("function")).get("name"))
     if not name:
         raise BadInput(f"tool_choice: expected auto, none, required or a function by name, got {raw!r}"[:200])
+    if not any(tool.name == name for tool in tools):
+        raise BadInput(f"tool_choice: no tool {name[:100]!r} is offered")
     return f"tool:{name}"
 
 
