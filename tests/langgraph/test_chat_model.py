@@ -252,6 +252,45 @@ def test_bad_input_has_its_place(router: Router) -> None:
         model.bind_tools([look_up], tool_choice="g").invoke("hi")
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"temperature": "hot"}, "temperature: expected a number, got 'hot'"),
+        ({"temperature": float("nan")}, "temperature: expected a number"),
+        ({"top_p": True}, "top_p: expected a number"),
+        ({"max_tokens": 0}, "max_tokens: expected a whole number of at least 1, got 0"),
+        ({"max_completion_tokens": "many"}, "max_completion_tokens: expected a whole number"),
+        ({"seed": 1.5}, "seed: expected a whole number, got 1.5"),
+        ({"stop": 5}, "stop: expected text or a list of texts, got 5"),
+        ({"stop": ["a", 5]}, "stop: expected text or a list of texts"),
+        ({"logprobs": "yes"}, "logprobs: expected true or false"),
+        ({"parallel_tool_calls": 1}, "parallel_tool_calls: expected true or false"),
+        ({"tool_choice": "nope"}, "tool_choice: 'nope' can't be chosen, no tools are offered"),
+    ],
+)
+def test_settings_no_model_could_take_are_refused_by_name(settings: dict[str, Any], says: str) -> None:
+    rig = Rig(a_policy(), {"a/middle": [said("hello")]})
+    with pytest.raises(BadInput, match=says):
+        model_of(rig).invoke("hi", **settings)
+    assert rig.upstream.asked == []
+
+
+def test_settings_reach_the_model() -> None:
+    rig = Rig(a_policy(), {"a/middle": [said("hello"), said("hello")]})
+    model = RoutedChatModel(engine=rig.engine, temperature=0.5, max_tokens=9, stop=["x"], seed=3)
+    model.invoke("hi")
+    model.invoke("hi", temperature=0, max_completion_tokens=5, stop="END", seed=None, top_k=4)
+    (_, first), (_, second) = rig.upstream.asked
+    assert (first.settings.temperature, first.settings.max_output_tokens, first.settings.seed) == (0.5, 9, 3)
+    assert (first.settings.stop, dict(first.settings.extra)) == (("x",), {})
+    assert (second.settings.temperature, second.settings.max_output_tokens, second.settings.seed) == (0, 5, None)
+    assert (second.settings.stop, second.settings.logprobs, dict(second.settings.extra)) == (
+        ("END",),
+        None,
+        {"top_k": 4},
+    )
+
+
 @pytest.mark.parametrize("text", ["a lone surrogate \ud800 in it", "a\x00b", "words " * 350_000, "x" * 2_000_000])
 def test_odd_text_is_answered_and_huge_text_refused(router: Router, text: str) -> None:
     if len(text) > 1000:

@@ -22,35 +22,17 @@ from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel, ConfigDict, Field
 
-from waywiser.core.calls import Call, Chunk, Settings
+from waywiser.core.calls import Call, Chunk
 from waywiser.core.receipt import Receipt
 from waywiser.engine import Answer, Engine
 from waywiser.errors import BudgetExceeded
 from waywiser.langgraph.asking import agranted, granted
 from waywiser.langgraph.context import origin_of
-from waywiser.langgraph.tools import bound, core_tools, response_format, tool_choice
+from waywiser.langgraph.settings import read_settings
+from waywiser.langgraph.tools import bound, core_tools, response_format
 from waywiser.upstream.langchain_messages import MODEL_KEY, chunk_message, reply_message, to_core
 
 RunManager = CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun
-_OWN_KWARGS = frozenset(
-    {
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "response_format",
-        "temperature",
-        "top_p",
-        "max_tokens",
-        "max_completion_tokens",
-        "seed",
-        "logprobs",
-        "top_logprobs",
-        "model",
-        "tier",
-        "strict",
-        "ls_structured_output_format",
-    }
-)
 
 
 class RoutedChatModel(BaseChatModel):
@@ -237,6 +219,9 @@ class RoutedChatModel(BaseChatModel):
             await run_manager.on_llm_new_token("", chunk=last)
         yield last
 
+    def _defaults(self) -> dict[str, Any]:
+        return {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens, "seed": self.seed}
+
     def _call(
         self,
         messages: list[BaseMessage],
@@ -259,17 +244,7 @@ class RoutedChatModel(BaseChatModel):
             messages=to_core(messages),
             tools=tools,
             response_format=response_format(kwargs.get("response_format")),
-            settings=Settings(
-                temperature=kwargs.get("temperature", self.temperature),
-                top_p=kwargs.get("top_p", self.top_p),
-                max_output_tokens=kwargs.get("max_completion_tokens", kwargs.get("max_tokens", self.max_tokens)),
-                stop=tuple(stop or self.stop or ()),
-                seed=kwargs.get("seed", self.seed),
-                tool_choice=tool_choice(kwargs.get("tool_choice"), tools) if tools else "",
-                parallel_tool_calls=kwargs.get("parallel_tool_calls"),
-                logprobs=kwargs.get("top_logprobs") or (0 if kwargs.get("logprobs") else None),
-                extra={key: value for key, value in kwargs.items() if key not in _OWN_KWARGS},
-            ),
+            settings=read_settings(kwargs, self._defaults(), self.stop if stop is None else stop, tools),
             origin=origin_of(metadata, frozenset(tags), call_id, self.roles),
             stream=stream,
             model=kwargs.get("model", self.model),
