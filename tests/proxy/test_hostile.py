@@ -105,7 +105,7 @@ def test_a_body_that_is_too_long(start: Callable[..., Proxy]) -> None:
     assert proxy.chat("x" * 20_000).status_code == 413
     with socket.create_connection(("127.0.0.1", int(proxy.origin.rpartition(":")[2]))) as sock:
         sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
-        for _ in range(10):
+        for _ in range(3):  # the third is too much; the body has no end, and whatever is sent later may be cut off
             sock.sendall(b"fa0\r\n" + b"x" * 4000 + b"\r\n")
         assert sock.recv(1000).startswith(b"HTTP/1.1 413")
     assert proxy.chat("x" * 5000).status_code == 200
