@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for module in COMMANDS:
         module.add(commands)
     parsed = parser.parse_args(arguments)
-    stopped = _stoppable()
+    stopped = [] if parsed.command == "serve" else _stoppable()  # the server has its own way to stop
     try:
         code: int = parsed.perform(parsed)
         sys.stdout.flush()
