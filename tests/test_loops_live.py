@@ -139,7 +139,9 @@ def test_work_through_a_list_and_polling_that_brings_news_are_left_alone() -> No
         history: list[Message] = [user("go through all of them")]
         for step, result in enumerate(results):
             call = Call(f"call{step}", tuple(history), TOOLS, origin=Origin("s", kind="tool_call", kind_by="test"))
-            (asked,) = engine.complete(call).reply.tool_calls
+            done = engine.complete(call)
+            assert done.receipt.loop == ""
+            (asked,) = done.reply.tool_calls
             history += [
                 assistant("", [ToolCall(f"t{step}", asked.name, asked.arguments)]),
                 tool_result(f"t{step}", result, name=asked.name),

@@ -59,9 +59,9 @@ class Settings:
 class Origin:
     """Where a call comes from: what the surface knows about its place in an agent.
 
-    `path` names the subgraphs from the outside in; `node_role` is what the compiled graph says of the node
-    (`entry`, `tool_loop`, `final`, `fan_out`, …); `kind` is set when somebody declared it and `kind_by` says who;
-    `task_id` is LangGraph's, the same again when the runtime repeats a task; `state` digests the graph's state.
+    `agent` names the subgraphs around the node, from the outside in (`outer/inner`); `node_role` is what the compiled
+    graph says of the node (`entry`, `tool_loop`, `final`, `fan_out`, …); `kind` is set when somebody declared it and
+    `kind_by` says who; `task_id` is LangGraph's, the same again when the runtime repeats a task; `state` digests the graph's state.
     """
 
     session: str = ""
@@ -69,7 +69,6 @@ class Origin:
     agent: str = ""
     node: str = ""
     node_role: str = ""
-    path: tuple[str, ...] = ()
     tags: frozenset[str] = frozenset()
     labels: Mapping[str, str] = field(default_factory=dict)
     kind: str = ""

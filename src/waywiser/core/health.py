@@ -57,7 +57,6 @@ class Health:
     calls: int = 0
     error_rate: float = 0.0
     latency_s: float = 0.0
-    first_token_s: float = 0.0
     failures_in_a_row: int = 0
     open_until_s: float = 0.0
     cool_down_s: float = COOL_DOWN_S
@@ -98,14 +97,13 @@ def admit(health: Health, now_s: float, probe_lease_s: float = PROBE_LEASE_S) ->
             return None
 
 
-def succeeded(health: Health, took_s: float, first_token_s: float | None = None, *, now_s: float = 0.0) -> Health:
+def succeeded(health: Health, took_s: float, *, now_s: float = 0.0) -> Health:
     """Note a good answer: the circuit closes. A model that was given up and is well again starts with a clean slate."""
     fresh = health.calls == 0
     return Health(
         calls=health.calls + 1,
         error_rate=0.0 if health.open_until_s else health.errors(now_s) * (1 - ALPHA),
         latency_s=took_s if fresh else health.latency_s + ALPHA * (took_s - health.latency_s),
-        first_token_s=_first_token(health, first_token_s),
         noted_s=now_s,
     )
 
@@ -132,9 +130,3 @@ def failed(health: Health, kind: FailureKind, now_s: float, retry_after_s: float
     if in_a_row >= TRIP_AFTER or (rate > TRIP_RATE and health.calls >= TRIP_AFTER):
         return replace(noted, open_until_s=now_s + max(health.cool_down_s, retry_after_s or 0.0))
     return noted
-
-
-def _first_token(health: Health, seen: float | None) -> float:
-    if seen is None:
-        return health.first_token_s
-    return seen if not health.first_token_s else health.first_token_s + ALPHA * (seen - health.first_token_s)

@@ -71,7 +71,6 @@ def origin_of(
         agent="/".join(path),
         node=node,
         node_role=(roles or {}).get("/".join((*path, node)), ""),
-        path=path,
         tags=tags,
         labels={**(info.labels if info else {}), **(metadata.get(LABELS_KEY) or {})},
         kind=kind,

@@ -43,7 +43,6 @@ def origin_of(
         tenant=tenant,
         agent=agent,
         node=_short(request, b"x-waywiser-node"),
-        path=(agent,) if agent else (),
         labels=_labels(request, labels),
         kind=kind,
         kind_by="a header" if kind else "",
