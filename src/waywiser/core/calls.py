@@ -61,7 +61,8 @@ class Origin:
 
     `agent` names the subgraphs around the node, from the outside in (`outer/inner`); `node_role` is what the compiled
     graph says of the node (`entry`, `tool_loop`, `final`, `fan_out`, …); `kind` is set when somebody declared it and
-    `kind_by` says who; `task_id` is LangGraph's, the same again when the runtime repeats a task; `state` digests the graph's state.
+    `kind_by` says who; `task_id` is LangGraph's, the same again when the runtime repeats a task; `state` digests the
+    graph's state.
     """
 
     session: str = ""
