@@ -25,12 +25,12 @@ from waywiser.core.effects import Check, Effect, Emit, Open, Record, Reserve, Se
 from waywiser.core.fallback import GiveUp, Tried, first_rung, next_move
 from waywiser.core.judge import Bench, Judgement, as_revealed, judge, reveal
 from waywiser.core.loops import carried, find_loop, hint_text, holds, next_rung
+from waywiser.core.outbound import outbound
 from waywiser.core.policy import LoopControl, Policy
-from waywiser.core.portability import ported
 from waywiser.core.progress import seen
 from waywiser.core.quantiles import History
 from waywiser.core.receipt import Receipt
-from waywiser.core.resume import RESUMED, Seam, continued, joined, lengthened, remaining, resumes
+from waywiser.core.resume import Seam, joined, lengthened, remaining, resumes
 from waywiser.core.scoring import Candidate
 from waywiser.core.session import Settlement
 from waywiser.core.streams import Dropped, watch
@@ -257,12 +257,8 @@ class Pipeline:
         if flight is None:
             raise AssertionError("an attempt needs its hold")
         fallback = self._policy.fallback
-        call, flight.notes = ported(
-            continued(self._outbound(granted.output_limit), self._said, candidate.model), candidate.model
-        )
         before = self._said
-        if before:
-            flight.notes = (*flight.notes, RESUMED)
+        call, flight.notes = outbound(self._call, candidate.model, granted.output_limit, before)
         timeout_s = max(min(fallback.timeout_s, self._deadline_s - self._now_s), 0.001)
         flight.sent = True
         outcome: Reply | Failure | Dropped
@@ -277,7 +273,7 @@ class Pipeline:
                 self._deadline_s,
                 revealing=revealing,
                 seam=Seam(before) if before else None,
-                cut_repetition=fallback.cut_repetition,
+                rule=fallback,
             )
             outcome, held = watched.outcome, watched.held
             self._now_s, self._jitter = watched.now_s, watched.jitter
@@ -369,13 +365,6 @@ class Pipeline:
     def _sleep(self, seconds: float) -> Effects[None]:
         woke = yield from perform(Sleep(seconds))
         self._now_s, self._jitter = woke.now_s, woke.jitter
-
-    def _outbound(self, output_limit: int | None) -> Call:
-        """The call as it leaves: the answer's length clamped to what was paid for."""
-        settings = self._call.settings
-        if output_limit is None or settings.max_output_tokens == output_limit:
-            return self._call
-        return replace(self._call, settings=replace(settings, max_output_tokens=output_limit))
 
     def _cheaper(self, ladder: tuple[Candidate, ...], index: int, dear: set[int]) -> int | None:
         """Find the best rung that costs less than the one that did not fit, of models that have not failed here."""

@@ -16,6 +16,7 @@ from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Reply, Usage
 from waywiser.core.draft import InFlight
 from waywiser.core.effects import Effect, Emit, Pull, StartStream, StopStream, perform
 from waywiser.core.monologue import Monologue
+from waywiser.core.policy import FallbackRule
 from waywiser.core.resume import Seam
 from waywiser.core.scoring import Candidate
 from waywiser.core.steps import SURE, UNREAD, Step, StepKind, revealed
@@ -59,17 +60,17 @@ def watch(  # noqa: C901 - one loop, every way out of it
     *,
     revealing: bool,
     seam: Seam | None = None,
-    cut_repetition: bool = False,
+    rule: FallbackRule = FallbackRule(cut_repetition=False),
 ) -> Generator[Effect[object], object, Watched]:
     """Follow one stream to its end. `revealing` drops it when its kind is not the one of `step`.
 
     `until_s` is when a stream nobody has seen anything of yet is given up. `seam` joins it to what another attempt had
-    begun. `cut_repetition` ends an answer that repeats itself.
+    begun. `rule` says which answers are cut while they run.
     """
     assembly = flight.assembly = Assembly()
     flight.started_s = yield from perform(StartStream(candidate.model, call, timeout_s))
     hold_all = not call.stream or (step.kind in UNREAD and step.confidence >= SURE)
-    monologue = Monologue() if cut_repetition else None
+    monologue = Monologue() if rule.cut_repetition else None
     held: list[Chunk] = []
     said: list[str] = []
     emitted = finished = tools_seen = False
