@@ -10,6 +10,7 @@ from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Finish, Reply
 from waywiser.core.draft import InFlight
 from waywiser.core.effects import Emit, Pull, Pulled, StartStream, StopStream
 from waywiser.core.messages import Thinking
+from waywiser.core.policy import FallbackRule
 from waywiser.core.scoring import Candidate
 from waywiser.core.steps import Step, StepKind
 from waywiser.core.streams import Dropped, Watched, watch
@@ -32,7 +33,8 @@ def watched(
     call = call or a_call(stream=True, tools=[LOOK_UP])
     candidate = Candidate(a_model("a/x"), "t", 0, Usage(8, 20), 100)
     flight = InFlight("h", candidate, None, StepKind(kind), sent=True)  # type: ignore[arg-type]  # no claim is needed
-    run = watch(call, candidate, Step(StepKind(kind), "test", confidence), flight, 9.0, until_s, revealing=revealing)
+    step, rule = Step(StepKind(kind), "test", confidence), FallbackRule(cut_repetition=False)
+    run = watch(call, candidate, step, flight, 9.0, until_s, revealing=revealing, rule=rule)
     emitted: list[Chunk] = []
     left, now_s, stopped = list(pieces), 0.0, False
     result: object = None

@@ -59,8 +59,8 @@ def watch(  # noqa: C901 - one loop, every way out of it
     until_s: float,
     *,
     revealing: bool,
+    rule: FallbackRule,
     seam: Seam | None = None,
-    rule: FallbackRule = FallbackRule(cut_repetition=False),
 ) -> Generator[Effect[object], object, Watched]:
     """Follow one stream to its end. `revealing` drops it when its kind is not the one of `step`.
 
