@@ -350,7 +350,7 @@ class Engine:
 class _Tally:
     """Times one request and tells the health board how it went, once."""
 
-    __slots__ = ("_engine", "_model", "_noted", "admitted", "began_s")
+    __slots__ = ("_engine", "_first_s", "_model", "_noted", "admitted", "began_s")
 
     def __init__(self, engine: Engine, model: str) -> None:
         self._engine = engine
@@ -358,6 +358,7 @@ class _Tally:
         self.began_s = engine.clock.now()
         self.admitted = engine.health.admit(model, self.began_s)
         self._noted = not self.admitted
+        self._first_s: float | None = None
 
     def sent(self, outcome: Reply | Failure) -> Sent:
         now_s = self._engine.clock.now()
@@ -366,18 +367,19 @@ class _Tally:
 
     def pulled(self, item: Chunk | Failure | None) -> Pulled:
         now_s = self._engine.clock.now()
-        if isinstance(item, Failure):
-            self._note(item, now_s)
-        elif item is None:
-            self._note(_CUT, now_s)
-        elif item.finish is not None:
-            self._note(None, now_s)
+        if item is None or isinstance(item, Failure):
+            self._note(item or _CUT, now_s)
+        else:
+            if self._first_s is None and (item.text or item.tool_calls or item.thinking):
+                self._first_s = now_s - self.began_s
+            if item.finish is not None:
+                self._note(None, now_s)
         return Pulled(item, now_s, self._engine.clock.jitter())
 
     def _note(self, failure: Failure | None, now_s: float) -> None:
         if not self._noted:
             self._noted = True
-            self._engine.health.note(self._model, failure, now_s - self.began_s, now_s)
+            self._engine.health.note(self._model, failure, now_s - self.began_s, now_s, self._first_s)
 
 
 def _empty() -> Generator[Chunk | Failure, None, None]:

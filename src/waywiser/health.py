@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 
 from waywiser.core.calls import Failure
-from waywiser.core.health import Health, admit, failed, succeeded
+from waywiser.core.health import Health, admit, failed, outrun, succeeded
 
 
 class HealthBoard:
@@ -31,11 +31,18 @@ class HealthBoard:
                 self._known[model] = let
             return let is not None
 
-    def note(self, model: str, failure: Failure | None, took_s: float, now_s: float) -> None:
-        """Note how a call to `model` ended; no failure is a good answer."""
+    def note(
+        self, model: str, failure: Failure | None, took_s: float, now_s: float, first_s: float | None = None
+    ) -> None:
+        """Note how a call to `model` ended; no failure is a good answer, whose first piece took `first_s`."""
         with self._lock:
             known = self._known.get(model) or Health()
             if failure is None:
-                self._known[model] = succeeded(known, took_s, now_s=now_s)
+                self._known[model] = succeeded(known, took_s, now_s=now_s, first_s=first_s)
             else:
                 self._known[model] = failed(known, failure.kind, now_s, failure.retry_after_s)
+
+    def outrun(self, model: str, waited_s: float, first: bool, now_s: float) -> None:
+        """Note that a call to `model` was dropped after `waited_s`: another model answered first."""
+        with self._lock:
+            self._known[model] = outrun(self._known.get(model) or Health(), waited_s, first, now_s)

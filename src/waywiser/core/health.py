@@ -5,12 +5,18 @@ for a cool-down that doubles with each failed probe; then one probe may pass, an
 
 What was measured is believed less the older it is: a model that is avoided because it failed or was slow is not called,
 so nothing but time could ever clear its name.
+
+How long is too long is a running 0.95 quantile of what calls took, by stochastic approximation (Robbins and Monro,
+1951) on its logarithm: it rises by `exp(0.95 g)` with a call that took longer and falls by `exp(-0.05 g)` with one that
+did not. So in the long run 5% of calls take longer, whatever their distribution and wherever it moves; and as it asks
+only "longer or not", a call that was dropped on the way teaches it as much as one that was waited for.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from math import exp
 
 from waywiser.core.calls import FailureKind
 
@@ -23,6 +29,13 @@ HALF_LIFE_S = 30.0
 """After so long without a call, what is known of a model counts for half."""
 PROBE_LEASE_S = 30.0
 """A probe that has not come back after so long is given up, and another may pass."""
+SLOW_SHARE = 0.05
+"""The share of calls that take longer than what is believed to be long."""
+HEDGE_AFTER_CALLS = 20
+"""So many calls must have been timed before it is believed how long is too long."""
+LEAST_GAIN = 0.1
+FIRST_GAINS = 4.0
+"""The n-th step of the quantile has the gain `max(LEAST_GAIN, FIRST_GAINS / n)`: wide at first, then on the watch."""
 
 BLAMED = frozenset(
     {
@@ -51,12 +64,19 @@ class Circuit(StrEnum):
 class Health:
     """What is known of one model. `open_until_s` 0: closed. `probing_s` is when the running probe was let through.
 
-    `noted_s` is when its last call ended (0: not known).
+    `noted_s` is when its last call ended (0: not known). `latency_s` and `first_token_s` are weighted means of whole
+    answers and of the first pieces of streams, `slow_s` and `slow_first_s` their 0.95 quantiles; `timed` and
+    `timed_first` say how many calls taught them.
     """
 
     calls: int = 0
     error_rate: float = 0.0
     latency_s: float = 0.0
+    first_token_s: float = 0.0
+    slow_s: float = 0.0
+    slow_first_s: float = 0.0
+    timed: int = 0
+    timed_first: int = 0
     failures_in_a_row: int = 0
     open_until_s: float = 0.0
     cool_down_s: float = COOL_DOWN_S
@@ -75,6 +95,11 @@ class Health:
     def latency(self, now_s: float, prior_s: float) -> float:
         """The latency in seconds as far as it still counts, leaning on `prior_s`."""
         return prior_s + (self.latency_s - prior_s) * self._weight(now_s) if self.latency_s else prior_s
+
+    def patience_s(self, first: bool) -> float | None:
+        """How long an answer (`first`: its first piece) may take before it is slow; None until enough were timed."""
+        slow_s, timed = (self.slow_first_s, self.timed_first) if first else (self.slow_s, self.timed)
+        return slow_s if timed >= HEDGE_AFTER_CALLS else None
 
     def _weight(self, now_s: float) -> float:
         return 0.5 ** (max(now_s - self.noted_s, 0.0) / HALF_LIFE_S) if self.noted_s else 1.0
@@ -97,15 +122,44 @@ def admit(health: Health, now_s: float, probe_lease_s: float = PROBE_LEASE_S) ->
             return None
 
 
-def succeeded(health: Health, took_s: float, *, now_s: float = 0.0) -> Health:
-    """Note a good answer: the circuit closes. A model that was given up and is well again starts with a clean slate."""
-    fresh = health.calls == 0
-    return Health(
+def succeeded(health: Health, took_s: float, *, now_s: float = 0.0, first_s: float | None = None) -> Health:
+    """Note a good answer: the circuit closes. A model that was given up and is well again starts with a clean slate.
+
+    `first_s` is how long the first piece of a stream took.
+    """
+    noted = replace(
+        health,
         calls=health.calls + 1,
         error_rate=0.0 if health.open_until_s else health.errors(now_s) * (1 - ALPHA),
-        latency_s=took_s if fresh else health.latency_s + ALPHA * (took_s - health.latency_s),
+        latency_s=_mean(health.latency_s, took_s),
+        slow_s=_slow(health.slow_s, health.timed, took_s, longer=took_s > health.slow_s),
+        timed=health.timed + 1,
+        failures_in_a_row=0,
+        open_until_s=0.0,
+        cool_down_s=COOL_DOWN_S,
+        probing_s=0.0,
         noted_s=now_s,
     )
+    return noted if first_s is None else _first_piece(noted, first_s, longer=first_s > health.slow_first_s)
+
+
+def outrun(health: Health, waited_s: float, first: bool, now_s: float) -> Health:
+    """Note a call that was dropped because another one answered first: it would have taken at least `waited_s`.
+
+    `first` says that nothing of it had come. It was too slow, which is no failure; a probe ends without a verdict.
+    """
+    noted = replace(
+        health,
+        calls=health.calls + 1,
+        latency_s=max(_mean(health.latency_s, waited_s), health.latency_s),
+        probing_s=0.0,
+        noted_s=now_s,
+    )
+    if first:
+        noted = _first_piece(noted, max(waited_s, health.first_token_s), longer=True)
+    if first and waited_s <= health.slow_s:
+        return noted  # nobody knows whether the whole would have been slow
+    return replace(noted, slow_s=_slow(health.slow_s, health.timed, waited_s, longer=True), timed=health.timed + 1)
 
 
 def failed(health: Health, kind: FailureKind, now_s: float, retry_after_s: float | None = None) -> Health:
@@ -130,3 +184,28 @@ def failed(health: Health, kind: FailureKind, now_s: float, retry_after_s: float
     if in_a_row >= TRIP_AFTER or (rate > TRIP_RATE and health.calls >= TRIP_AFTER):
         return replace(noted, open_until_s=now_s + max(health.cool_down_s, retry_after_s or 0.0))
     return noted
+
+
+def _first_piece(health: Health, first_s: float, *, longer: bool) -> Health:
+    return replace(
+        health,
+        first_token_s=_mean(health.first_token_s, first_s),
+        slow_first_s=_slow(health.slow_first_s, health.timed_first, first_s, longer=longer),
+        timed_first=health.timed_first + 1,
+    )
+
+
+def _mean(mean_s: float, took_s: float) -> float:
+    return mean_s + ALPHA * (took_s - mean_s) if mean_s else took_s
+
+
+def _slow(slow_s: float, timed: int, took_s: float, *, longer: bool) -> float:
+    """Move a 0.95 quantile one step. It begins with the longest of the first calls.
+
+    The longest of 20 is exceeded by one in 21 of what follows, whatever the distribution; and it needs no gain that
+    would throw a steady model's quantile far above what it takes.
+    """
+    if timed < HEDGE_AFTER_CALLS or not slow_s:
+        return max(slow_s, took_s)
+    gain = max(LEAST_GAIN, FIRST_GAINS / (timed + 1))
+    return slow_s * exp(gain * ((1 - SLOW_SHARE) if longer else -SLOW_SHARE))
