@@ -41,7 +41,9 @@ class ResponseFormat:
 class Settings:
     """How to sample. None means the provider's default; `extra` is passed on untouched, by name.
 
-    `tool_choice` is `auto`, `none`, `required` or the name of a tool, prefixed by `tool:`.
+    `tool_choice` is `auto`, `none`, `required` or the name of a tool, prefixed by `tool:`. `logprobs` is set when the
+    caller asked for the log-probability of each token, to how many alternatives of it; `confidence` when the policy
+    wants them, for itself.
     """
 
     temperature: float | None = None
@@ -52,6 +54,7 @@ class Settings:
     tool_choice: str = ""
     parallel_tool_calls: bool | None = None
     logprobs: int | None = None
+    confidence: bool = False
     extra: Mapping[str, JSON] = field(default_factory=dict)
 
 

@@ -30,7 +30,8 @@ class Tier:
 class StepRule:
     """What the policy says of one kind of step. An empty `tier` is `auto`: the cheapest that is enough.
 
-    `accept` names the checks a reply must pass; one that fails goes to the tier `escalate` (empty: one tier up).
+    `accept` names the checks a reply must pass (`confidence.min_logprob` writes the one that has a bound); one that
+    fails goes to the tier `escalate` (empty: one tier up).
     """
 
     tier: str = ""
@@ -38,6 +39,7 @@ class StepRule:
     max_output_tokens: int | None = None
     accept: tuple[str, ...] = ()
     escalate: str = ""
+    hedge: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +163,20 @@ class LoopControl:
 
 
 @dataclass(frozen=True, slots=True)
+class UnsureRule:
+    """A streamed answer is cut when the mean log-probability of its newest `over` tokens falls `below` this."""
+
+    below: float
+    over: int = 40
+
+
+@dataclass(frozen=True, slots=True)
 class FallbackRule:
     """How long and how often a call is tried. `attempts` counts every request sent; times in seconds.
 
     `cut_stream` says what becomes of an answer that is cut while somebody reads it: it goes on elsewhere (`resume`) or
-    ends in an error (`fail`). `cut_repetition` stops one that repeats itself.
+    ends in an error (`fail`). `cut_repetition` stops one that repeats itself, `cut_unsure` one whose model is guessing
+    (None: never).
     """
 
     attempts: int = 4
@@ -173,6 +184,7 @@ class FallbackRule:
     deadline_s: float = 120.0
     cut_stream: str = "fail"
     cut_repetition: bool = True
+    cut_unsure: UnsureRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
