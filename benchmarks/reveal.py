@@ -42,18 +42,16 @@ def main() -> None:
     if not DATA.is_dir():
         print(f"skipped: {DATA} is not there")
         return
-    from waywiser.catalog.catalog import Catalog
-    from waywiser.config.policy import load_policy
     from waywiser.config.source import Source
     from waywiser.replay.recording import Session
     from waywiser.replay.simulate import replay
     from waywiser.replay.trajectories import read_trajectory
-    from waywiser.runtime import LazyClassifier
+    from waywiser.runtime import LazyClassifier, load
 
     def policy(way: str, reveal: str) -> object:
         tool_call, synthesis = WAYS[way]
         text = POLICY.format(tool_call=tool_call, synthesis=synthesis, reveal=reveal)
-        return load_policy(Source.parse(text, "reveal.yaml"), Catalog()).policy
+        return load(Source.parse(text, "reveal.yaml")).policy
 
     def true_kind(call: object) -> str:
         return "tool_call" if call.reply.tool_calls else "synthesis"

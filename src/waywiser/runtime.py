@@ -14,7 +14,7 @@ from waywiser.catalog.catalog import Catalog
 from waywiser.catalog.tokens import TokenCounter, TokenEstimator
 from waywiser.clock import SystemClock
 from waywiser.config.objects import load_object
-from waywiser.config.policy import LoadedPolicy, load_policy, read_policy
+from waywiser.config.policy import LoadedPolicy, load_policy
 from waywiser.config.source import Source
 from waywiser.core.calls import Tool
 from waywiser.core.classification import HEADS, Classification, Head
@@ -47,9 +47,17 @@ class Runtime:
 
 
 def load(policy: str | Path | Source) -> LoadedPolicy:
-    """Read and check a policy against the catalogue. Raises `ConfigError`."""
-    table = Catalog()
-    return load_policy(policy, table) if isinstance(policy, Source) else read_policy(policy, table)
+    """Read and check a policy against the catalogue, and open its own classifier. Raises `ConfigError`."""
+    source = policy if isinstance(policy, Source) else Source.read(policy)
+    return load_policy(source, Catalog(), open_classifier)
+
+
+def open_classifier(weights: Path | None = None, languages: Sequence[str] | None = None) -> Classifier:
+    """Open the local classifier; None stands for what the package brings. Raises `ConfigError`."""
+    from waywiser.classifier.classifier import WEIGHTS, LocalClassifier  # noqa: PLC0415 - numpy and weights: 60 ms
+    from waywiser.classifier.language import LANGUAGES  # noqa: PLC0415 - as above
+
+    return LocalClassifier(weights or WEIGHTS, languages or LANGUAGES)
 
 
 def build(
@@ -88,7 +96,7 @@ def build(
         store=open_store(store),
         upstreams={**made, **(upstreams or {})},
         counter=TokenCounter() if core.policy.budget.estimate == "strict" else TokenEstimator(),
-        classifier=classifier or LazyClassifier(),
+        classifier=classifier or policy.classifier or LazyClassifier(),
         checker=Acceptance(_own_checks(core, checks or {})),
         sinks=sinks,
         clock=clock or SystemClock(),
@@ -137,9 +145,7 @@ class LazyClassifier:
 
     @cached_property
     def _shipped(self) -> Classifier:
-        from waywiser.classifier.classifier import LocalClassifier  # noqa: PLC0415 - see above
-
-        return LocalClassifier()
+        return open_classifier()
 
     def classify(
         self, messages: Sequence[Message], tools: Sequence[Tool], rungs: int, heads: frozenset[Head] = HEADS

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from waywiser.catalog.catalog import Catalog
 from waywiser.cli.schema import schema_text
-from waywiser.config.policy import LoadedPolicy, load_policy
+from waywiser.config.policy import LoadedPolicy
 from waywiser.config.source import Source
 from waywiser.core.models import Ability
 from waywiser.core.steps import StepKind
 from waywiser.errors import ConfigError
+from waywiser.runtime import load
 from waywiser.workflow.spec import WorkflowSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ steps:
 
 
 def loaded(text: str) -> LoadedPolicy:
-    return load_policy(Source.parse(text, "policy.yaml"), Catalog())
+    return load(Source.parse(text, "policy.yaml"))
 
 
 def problems(text: str) -> list[str]:
@@ -37,7 +37,7 @@ def problems(text: str) -> list[str]:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "policies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_policies_load_without_warnings(path: Path) -> None:
-    assert load_policy(Source.read(path), Catalog()).warnings == ()
+    assert load(path).warnings == ()
 
 
 def test_the_schema_in_the_repository_is_the_one_in_the_code() -> None:
@@ -146,7 +146,7 @@ def test_quotes_that_make_a_text_of_a_number_are_told() -> None:
 def test_a_graph_is_not_taken_for_a_policy_nor_a_policy_for_a_graph() -> None:
     graph = Source.read(ROOT / "graphs" / "support_desk.yaml")
     with pytest.raises(ConfigError) as caught:
-        load_policy(graph, Catalog())
+        load(graph)
     (problem,) = caught.value.problems
     assert problem.message == "this is a graph, not a policy"
     with pytest.raises(ConfigError) as caught:

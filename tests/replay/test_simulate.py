@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from waywiser.catalog.catalog import Catalog
-from waywiser.config.policy import load_policy
 from waywiser.config.source import Source
 from waywiser.core.calls import Reply, Tool, Usage
 from waywiser.core.messages import Text, ToolCall, assistant, system, tool_result, user
@@ -18,7 +17,7 @@ from waywiser.replay.measures import Measures, model_named
 from waywiser.replay.prompt_cache import PromptCache
 from waywiser.replay.recording import Recorded, Session
 from waywiser.replay.simulate import replay
-from waywiser.runtime import LazyClassifier
+from waywiser.runtime import LazyClassifier, load
 
 CLASSIFIER = LazyClassifier()
 TOOLS = (Tool("find"), Tool("send"))
@@ -35,7 +34,7 @@ steps:
   tool_call: {{tier: {tool_call}}}
   synthesis: {{tier: {synthesis}}}
 {sections}"""
-    return load_policy(Source.parse(text, "test.yaml"), Catalog()).policy
+    return load(Source.parse(text, "test.yaml")).policy
 
 
 def session(
@@ -236,9 +235,7 @@ def test_recorded_costs_are_reproduced_and_the_policy_is_cheap() -> None:
     from waywiser.replay.reading import Batch, batches, read
 
     told = simulated = cost = top = 0
-    balanced = load_policy(
-        Source.read(Path(__file__).resolve().parents[2] / "policies" / "support-balanced.yaml"), Catalog()
-    ).policy
+    balanced = load(Path(__file__).resolve().parents[2] / "policies" / "support-balanced.yaml").policy
     for number, item in enumerate(batches(DATA)):
         if number % 20 or not isinstance(item, Batch):
             continue

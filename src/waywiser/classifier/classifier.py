@@ -8,10 +8,11 @@ share between threads, at worst two of them compute the same thing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from waywiser.classifier.heads import load
+from waywiser.classifier.heads import Arrays, load
 from waywiser.classifier.language import LANGUAGES, Languages
 from waywiser.classifier.prompts import UNREAD, PromptHeads, PromptJudgement, asked
 from waywiser.classifier.steps import StepHeads, lone
@@ -19,6 +20,7 @@ from waywiser.classifier.text import HEAD, TAIL, PromptView
 from waywiser.core.calls import Tool
 from waywiser.core.classification import HEADS, UNASKED, Classification, Head, Judged
 from waywiser.core.messages import Message, Role, user
+from waywiser.errors import ConfigError, Place, Problem
 
 WEIGHTS = Path(__file__).parent / "weights"
 REMEMBERED = 4096
@@ -63,8 +65,8 @@ class LocalClassifier:
     """
 
     def __init__(self, weights: Path = WEIGHTS, languages: Sequence[str] = LANGUAGES) -> None:
-        self._prompts = PromptHeads.load(load(weights / "prompts.npz"))
-        self._steps = StepHeads.load(load(weights / "steps.npz"))
+        self._prompts = _opened(weights / "prompts.npz", PromptHeads.load)
+        self._steps = _opened(weights / "steps.npz", StepHeads.load)
         self._languages = Languages(languages)
         self._judgements = _Remembered[PromptJudgement]()
         self._named = _Remembered[Judged]()
@@ -110,6 +112,18 @@ class LocalClassifier:
 
     def _language(self, text: str) -> Judged:
         return self._languages.of(text)
+
+
+def _opened(file: Path, heads: Callable[[Arrays], T]) -> T:
+    """Read a file of weights and build its heads. Raises `ConfigError` that names the file."""
+    if not file.parent.is_dir():
+        hint = "`waywiser train --out FOLDER` writes weights into a folder"
+        raise ConfigError(Problem(Place(str(file.parent)), "there is no such folder", hint))
+    arrays = load(file)
+    try:
+        return heads(arrays)
+    except ConfigError as error:
+        raise ConfigError([replace(problem, place=Place(str(file))) for problem in error.problems]) from None
 
 
 def _clipped(text: str) -> str:

@@ -8,7 +8,7 @@ from waywiser.cli.output import read_lines, write_json
 from waywiser.core.classification import Classification
 from waywiser.core.messages import Message, user
 from waywiser.errors import BadInput
-from waywiser.runtime import LazyClassifier
+from waywiser.runtime import LazyClassifier, load
 from waywiser.upstream.openai_inbound import read_messages, read_tools
 
 TIERS = ("economy", "standard", "premium")
@@ -23,21 +23,27 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "classification a line, in the same order. Local: nothing is called.",
     )
     parser.add_argument("prompts", nargs="?", help="a JSONL file (default: standard input)")
-    parser.add_argument("--tiers", nargs="+", default=TIERS, metavar="NAME", help="the ladder, cheapest first")
+    ladder = parser.add_mutually_exclusive_group()
+    ladder.add_argument("--tiers", nargs="+", default=TIERS, metavar="NAME", help="the ladder, cheapest first")
+    ladder.add_argument("--policy", help="a policy file: its ladder, and its own classifier if it names one")
     parser.add_argument("--json", action="store_true", help="accepted for symmetry: the output is always JSON lines")
     parser.set_defaults(perform=perform)
 
 
 def perform(args: argparse.Namespace) -> int:
     """Classify every line of the input."""
-    classifier = LazyClassifier()
+    tiers, own = args.tiers, None
+    if args.policy:
+        loaded = load(args.policy)
+        tiers, own = [tier.name for tier in loaded.policy.tiers], loaded.classifier
+    classifier = own or LazyClassifier()
     for place, line in read_lines(args.prompts):
         try:
             messages, tools = _messages(line), read_tools(line.get("tools"))
         except BadInput as error:
             raise BadInput(f"{place}: {error}") from None
-        seen = classifier.classify(messages, tools, len(args.tiers))
-        write_json({"id": line.get("id"), **classified(seen, args.tiers)})
+        seen = classifier.classify(messages, tools, len(tiers))
+        write_json({"id": line.get("id"), **classified(seen, tiers)})
     return 0
 
 

@@ -63,9 +63,10 @@ def perform(args: argparse.Namespace) -> int:  # noqa: C901 - one run, its parts
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     files = tuple(filter(None, (args.policy, args.against)))
-    loaded = [load(file).policy for file in files]
-    names = _names(files, [policy.name for policy in loaded])
-    totals = [Totals(name, policy.budget.tenant != Limits()) for name, policy in zip(names, loaded, strict=True)]
+    loaded = [load(file) for file in files]
+    policies = [one.policy for one in loaded]
+    names = _names(files, [policy.name for policy in policies])
+    totals = [Totals(name, policy.budget.tenant != Limits()) for name, policy in zip(names, policies, strict=True)]
     problems = Problems()
     comparison = Comparison(args.max_increase / 100) if args.against else None
     writer = _Writer() if args.json else None
@@ -84,7 +85,7 @@ def perform(args: argparse.Namespace) -> int:  # noqa: C901 - one run, its parts
     if args.outcomes:
         from waywiser.replay.outcomes import frontier as drawn  # noqa: PLC0415
 
-        frontier = drawn(Path(args.outcomes), loaded[0], LazyClassifier())
+        frontier = drawn(Path(args.outcomes), policies[0], loaded[0].classifier or LazyClassifier())
     if args.html:
         from waywiser.replay.page import page  # noqa: PLC0415
 

@@ -28,6 +28,7 @@ from waywiser.core.policy import (
 )
 from waywiser.core.steps import StepKind
 from waywiser.errors import ConfigError, Problem
+from waywiser.ports import Classifier
 
 PICOS_PER_USD_PER_MILLION = 1_000_000
 
@@ -44,30 +45,40 @@ class ModelTable(Protocol):
         ...
 
 
+class OpenClassifier(Protocol):
+    """How a classifier of the policy's own is opened: with trained weights, with other languages than usual."""
+
+    def __call__(self, weights: Path | None, languages: Sequence[str] | None) -> Classifier:
+        """Open one; None stands for what the package brings. Raises `ConfigError`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedPolicy:
-    """A policy ready for the engine, the secrets that came with it (by model), and what is legal but unwise."""
+    """A policy ready for the engine, the secrets that came with it (by model), and what is legal but unwise.
+
+    `classifier` is the policy's own, with the folder of its `weights`; None where it names none.
+    """
 
     policy: Policy
     keys: Mapping[str, str]
     warnings: tuple[Problem, ...]
     source: Source
+    classifier: Classifier | None = None
+    weights: Path | None = None
 
 
-def read_policy(path: str | Path, table: ModelTable) -> LoadedPolicy:
-    """Read and check a policy file. Raises `ConfigError` with every problem found."""
-    return load_policy(Source.read(path), table)
-
-
-def load_policy(source: Source, table: ModelTable) -> LoadedPolicy:
+def load_policy(source: Source, table: ModelTable, open_classifier: OpenClassifier) -> LoadedPolicy:
     """Check a policy that has been read. Raises `ConfigError` with every problem found."""
     spec = source.validate(PolicySpec)
     loader = _Loader(source, spec, table)
     policy = loader.policy()
+    weights = (source.folder or Path()) / spec.classifier.weights if spec.classifier.weights else None
+    classifier = loader.classifier(open_classifier, weights)
     if loader.problems:
         raise ConfigError(sorted(loader.problems, key=lambda problem: (problem.place.line, problem.place.column)))
     keys = {name: entry.api_key.get_secret_value() for name, entry in spec.models.items() if entry.api_key}
-    return LoadedPolicy(policy, keys, tuple(_warnings(source, spec, policy)), source)
+    return LoadedPolicy(policy, keys, tuple(_warnings(source, spec, policy)), source, classifier, weights)
 
 
 class _Loader:
@@ -122,6 +133,20 @@ class _Loader:
             min_saving=spec.switching.min_saving,
             reveal_below=spec.reveal.below if spec.reveal else 0.0,
         )
+
+    def classifier(self, open_classifier: OpenClassifier, weights: Path | None) -> Classifier | None:
+        """Open the policy's own classifier now: what is wrong with it is told with the rest, not at the first call."""
+        spec = self._spec.classifier
+        if weights is None and spec.languages is None:
+            return None
+        try:
+            return open_classifier(weights, spec.languages)
+        except ConfigError as error:
+            for problem in error.problems:
+                named = weights is not None and problem.place.file.startswith(str(weights))
+                path = ("classifier", "weights" if named else "languages")
+                self._problem(path, str(replace(problem, hint="")) if named else problem.message, problem.hint)
+        return None
 
     def _loops(self) -> LoopControl | None:
         spec = self._spec.loops

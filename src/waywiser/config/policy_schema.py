@@ -237,6 +237,18 @@ class RevealSpec(Strict):
     below: Share = Field(default=0.7, description="The confidence under which a step reveals itself.")
 
 
+class ClassifierSpec(Strict):
+    """The local classifier: whose weights it has, and which languages it tells apart."""
+
+    weights: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="A folder that `waywiser train` wrote, relative to this file; else the weights in the package.",
+    )
+    languages: list[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]] | None = Field(
+        default=None, min_length=1, description="ISO 639 codes to choose from; else 24 languages."
+    )
+
+
 class PolicySpec(Strict):
     """A policy: which tier each step goes to, under which rules, within which budget."""
 
@@ -257,3 +269,4 @@ class PolicySpec(Strict):
     fallback: FallbackSpec = FallbackSpec()
     switching: SwitchingSpec = SwitchingSpec()
     reveal: RevealSpec | None = None
+    classifier: ClassifierSpec = ClassifierSpec()

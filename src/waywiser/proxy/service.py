@@ -108,7 +108,8 @@ def open_service(options: Options) -> Service:
         upstreams |= {"openai": http, "anthropic": http}
     classifier = LazyClassifier()
     for policy in loaded:
-        runtime = build(policy, store=store, upstreams=upstreams, classifier=classifier, need_keys=not options.own_keys)
+        own = policy.classifier or classifier
+        runtime = build(policy, store=store, upstreams=upstreams, classifier=own, need_keys=not options.own_keys)
         engines[policy.policy.name] = runtime.engine
     first = engines[names[0]]
     for engine in engines.values():

@@ -15,18 +15,22 @@ from waywiser.errors import BadInput
 from waywiser.replay.recording import Problem
 from waywiser.replay.result import SessionResult
 from waywiser.replay.work import Order, Replayed
+from waywiser.runtime import load
 from waywiser.stores.codec import UNREADABLE, decode_named, encode_named
 
 FLUSH_EVERY = 32
 
 
 def fingerprint(path: Path, order: Order) -> str:
-    """Digest what the results depend on: the input's size and time, the policies' and tools' texts."""
+    """Digest what the results depend on: the input's size and time, the policies, their weights, and the tools."""
     state = blake2b(digest_size=16)
     told = path.stat()
     state.update(f"{path.resolve()}\n{told.st_size}\n{told.st_mtime_ns}\n{order}".encode())
     for name in filter(None, (*order.policies, order.tools)):
         state.update(Path(name).read_bytes())
+    for weights in filter(None, (load(name).weights for name in order.policies)):
+        for file in sorted(weights.glob("*.npz")):
+            state.update(file.read_bytes())
     return state.hexdigest()
 
 

@@ -51,26 +51,29 @@ Replayed: TypeAlias = tuple[SessionResult, ...] | Problem
 
 
 class Replayer:
-    """Replays sessions by an order. One a process."""
+    """Replays sessions by an order. One a process. `classifier` judges where a policy names none of its own."""
 
     def __init__(self, order: Order, classifier: Classifier | None = None) -> None:
-        self._policies: tuple[Policy, ...] = tuple(load(path).policy for path in order.policies)
+        shared = classifier or LazyClassifier()
+        loaded = [load(path) for path in order.policies]
+        self._policies: tuple[tuple[Policy, Classifier], ...] = tuple(
+            (one.policy, one.classifier or shared) for one in loaded
+        )
         self._tools = tools_of(order.tools)
         self._decisions = order.decisions
-        self._classifier = classifier or LazyClassifier()
 
     def __call__(self, item: Batch | Problem) -> Replayed:
         """Replay the session of a batch under every policy; a problem stays what it is."""
         if isinstance(item, Problem):
             return item
         results: list[SessionResult] = []
-        for policy in self._policies:
+        for policy, own in self._policies:
             patience = policy.loops.after if policy.loops is not None else LoopControl().after
             session = read(item, self._tools, patience)
             if isinstance(session, Problem):
                 return session
             try:
-                results.append(replay(session, policy, self._classifier, decisions=self._decisions))
+                results.append(replay(session, policy, own, decisions=self._decisions))
             except BadInput as error:
                 return Problem(session.place, str(error))
         return tuple(results)
