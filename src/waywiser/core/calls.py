@@ -54,8 +54,8 @@ class Settings:
     tool_choice: str = ""
     parallel_tool_calls: bool | None = None
     logprobs: int | None = None
-    confidence: bool = False
     extra: Mapping[str, JSON] = field(default_factory=dict)
+    confidence: bool = False
 
 
 @dataclass(frozen=True, slots=True)
