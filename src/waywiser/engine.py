@@ -12,25 +12,29 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequen
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
-from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Reply
+from waywiser.beside import Beside, BesideAsync
+from waywiser.core.calls import Call, Chunk, Failure, Reply
 from waywiser.core.classification import Head
 from waywiser.core.effects import (
+    Begin,
     Check,
     Classify,
+    Drop,
     Effect,
     Emit,
+    Follow,
     Open,
     Pull,
     Pulled,
     Record,
     Reserve,
     Send,
-    Sent,
     Settle,
     Situation,
     Sleep,
     StartStream,
     StopStream,
+    Wait,
 )
 from waywiser.core.flow import Done, Pipeline
 from waywiser.core.messages import user
@@ -40,12 +44,11 @@ from waywiser.core.session import Opened
 from waywiser.errors import BudgetExceeded, LoopDetected, NoEligibleModel, RoutingRefused, StoreError, UpstreamError
 from waywiser.health import HealthBoard
 from waywiser.ports import Classifier, Clock, SessionStore, Sink, TokenCounter, Upstream
+from waywiser.tally import CIRCUIT_OPEN, Tally
 
 Checker = Callable[[Call, Reply, tuple[str, ...]], str]
 
 _REFUSALS: Mapping[str, type[RoutingRefused]] = {error.code: error for error in (LoopDetected, NoEligibleModel)}
-_CIRCUIT_OPEN = Failure(FailureKind.OVERLOADED, "not asked: its circuit is open after repeated failures", sent=False)
-_CUT = Failure(FailureKind.CUT_SHORT, "the stream ended without a finish reason")
 _log = logging.getLogger(__name__)
 
 
@@ -160,7 +163,8 @@ class Engine:
         pipeline = Pipeline(call, self.policy, now_s=self.clock.now())
         run = pipeline.run()
         stream: Generator[Chunk | Failure, None, None] = _empty()
-        tally = _Tally(self, "")
+        beside = Beside(self._upstreams, self.health, self.clock)
+        tally = Tally(self.health, self.clock, "")
         result: object = None
         broken = ""
         try:
@@ -184,14 +188,14 @@ class Engine:
                     result = self.store.settle(effect.settlement)
                     self._tell(effect.settlement.receipt)
                 elif isinstance(effect, Send):
-                    tally = _Tally(self, effect.model.name)
+                    tally = Tally(self.health, self.clock, effect.model.name)
                     if tally.admitted:
                         upstream = self._upstreams[effect.model.api]
                         result = tally.sent(upstream.send(effect.model, effect.call, effect.timeout_s))
                     else:
-                        result = tally.sent(_CIRCUIT_OPEN)
+                        result = tally.sent(CIRCUIT_OPEN)
                 elif isinstance(effect, StartStream):
-                    tally = _Tally(self, effect.model.name)
+                    tally = Tally(self.health, self.clock, effect.model.name)
                     upstream = self._upstreams[effect.model.api]
                     stream.close()
                     stream = (
@@ -208,6 +212,16 @@ class Engine:
                 elif isinstance(effect, Sleep):
                     self.clock.sleep(effect.seconds)
                     result = Pulled(None, self.clock.now(), self.clock.jitter())
+                elif isinstance(effect, Begin):
+                    result = beside.begin(effect)
+                elif isinstance(effect, Wait):
+                    result = beside.wait(effect.patience_s)
+                elif isinstance(effect, Drop):
+                    result = None
+                    beside.drop(effect.lane)
+                elif isinstance(effect, Follow):
+                    tally, stream = beside.follow(effect.lane)
+                    result = tally.began_s
                 else:
                     result = self._thought(effect)
         except Exception as error:
@@ -216,6 +230,7 @@ class Engine:
         finally:
             run.close()
             stream.close()
+            beside.close()
             self._let_go(pipeline.abandon(self.clock.now(), broken))
 
     async def _adrive(  # noqa: C901, PLR0912, PLR0915 - as above
@@ -224,7 +239,8 @@ class Engine:
         pipeline = Pipeline(call, self.policy, now_s=self.clock.now())
         run = pipeline.run()
         stream: AsyncGenerator[Chunk | Failure, None] = _aempty()
-        tally = _Tally(self, "")
+        beside = BesideAsync(self._upstreams, self.health, self.clock)
+        tally = Tally(self.health, self.clock, "")
         result: object = None
         broken = ""
         try:
@@ -250,14 +266,14 @@ class Engine:
                     result = await self.store.asettle(effect.settlement)
                     self._tell(effect.settlement.receipt)
                 elif isinstance(effect, Send):
-                    tally = _Tally(self, effect.model.name)
+                    tally = Tally(self.health, self.clock, effect.model.name)
                     if tally.admitted:
                         upstream = self._upstreams[effect.model.api]
                         result = tally.sent(await upstream.asend(effect.model, effect.call, effect.timeout_s))
                     else:
-                        result = tally.sent(_CIRCUIT_OPEN)
+                        result = tally.sent(CIRCUIT_OPEN)
                 elif isinstance(effect, StartStream):
-                    tally = _Tally(self, effect.model.name)
+                    tally = Tally(self.health, self.clock, effect.model.name)
                     upstream = self._upstreams[effect.model.api]
                     await stream.aclose()
                     stream = (
@@ -274,6 +290,16 @@ class Engine:
                 elif isinstance(effect, Sleep):
                     await self.clock.asleep(effect.seconds)
                     result = Pulled(None, self.clock.now(), self.clock.jitter())
+                elif isinstance(effect, Begin):
+                    result = beside.begin(effect)
+                elif isinstance(effect, Wait):
+                    result = await beside.wait(effect.patience_s)
+                elif isinstance(effect, Drop):
+                    result = None
+                    await beside.drop(effect.lane)
+                elif isinstance(effect, Follow):
+                    tally, stream = beside.follow(effect.lane)
+                    result = tally.began_s
                 else:
                     result = self._thought(effect)
         except Exception as error:
@@ -286,6 +312,7 @@ class Engine:
                     await asyncio.shield(self._alet_go(lasts))
             finally:
                 await stream.aclose()
+                await beside.close()
 
     def _let_go(self, lasts: Sequence[Settle | Record]) -> None:
         """Perform what a stopped call left to do. The caller should see what stopped it: a lease frees the hold."""
@@ -347,41 +374,6 @@ class Engine:
                 _log.exception("the sink %r failed", sink)
 
 
-class _Tally:
-    """Times one request and tells the health board how it went, once."""
-
-    __slots__ = ("_engine", "_first_s", "_model", "_noted", "admitted", "began_s")
-
-    def __init__(self, engine: Engine, model: str) -> None:
-        self._engine = engine
-        self._model = model
-        self.began_s = engine.clock.now()
-        self.admitted = engine.health.admit(model, self.began_s)
-        self._noted = not self.admitted
-        self._first_s: float | None = None
-
-    def sent(self, outcome: Reply | Failure) -> Sent:
-        now_s = self._engine.clock.now()
-        self._note(outcome if isinstance(outcome, Failure) else None, now_s)
-        return Sent(outcome, self.began_s, now_s, self._engine.clock.jitter())
-
-    def pulled(self, item: Chunk | Failure | None) -> Pulled:
-        now_s = self._engine.clock.now()
-        if item is None or isinstance(item, Failure):
-            self._note(item or _CUT, now_s)
-        else:
-            if self._first_s is None and (item.text or item.tool_calls or item.thinking):
-                self._first_s = now_s - self.began_s
-            if item.finish is not None:
-                self._note(None, now_s)
-        return Pulled(item, now_s, self._engine.clock.jitter())
-
-    def _note(self, failure: Failure | None, now_s: float) -> None:
-        if not self._noted:
-            self._noted = True
-            self._engine.health.note(self._model, failure, now_s - self.began_s, now_s, self._first_s)
-
-
 def _empty() -> Generator[Chunk | Failure, None, None]:
     yield from ()
 
@@ -392,8 +384,8 @@ async def _aempty() -> AsyncGenerator[Chunk | Failure, None]:
 
 
 def _refused() -> Generator[Chunk | Failure, None, None]:
-    yield _CIRCUIT_OPEN
+    yield CIRCUIT_OPEN
 
 
 async def _arefused() -> AsyncGenerator[Chunk | Failure, None]:
-    yield _CIRCUIT_OPEN
+    yield CIRCUIT_OPEN

@@ -32,9 +32,9 @@ def watched(
     """What came of a stream, what was emitted, and whether the provider was told to stop. A piece a second."""
     call = call or a_call(stream=True, tools=[LOOK_UP])
     candidate = Candidate(a_model("a/x"), "t", 0, Usage(8, 20), 100)
-    flight = InFlight("h", candidate, None, StepKind(kind), sent=True)  # type: ignore[arg-type]  # no claim is needed
+    flight = InFlight("h", candidate, StepKind(kind), sent=True)
     step, rule = Step(StepKind(kind), "test", confidence), FallbackRule(cut_repetition=False)
-    run = watch(call, candidate, step, flight, 9.0, until_s, revealing=revealing, rule=rule)
+    run = watch(call, StartStream(candidate.model, call, 9.0), step, flight, until_s, revealing=revealing, rule=rule)
     emitted: list[Chunk] = []
     left, now_s, stopped = list(pieces), 0.0, False
     result: object = None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from waywiser.core.assembly import Assembly
-from waywiser.core.budget import Amounts, Claim, Scope, Standing
+from waywiser.core.budget import Amounts, Scope, Standing
 from waywiser.core.calls import Call, Failure, FailureKind, Reply, Usage
 from waywiser.core.claims import left_nanos
 from waywiser.core.effects import Situation
@@ -29,14 +29,14 @@ _CHARGED_ANYWAY = frozenset({FailureKind.TIMEOUT, FailureKind.CUT_SHORT, Failure
 _NOT_REACHED = frozenset({FailureKind.CONNECTION})
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class InFlight:
-    """One attempt between its hold and its settlement."""
+    """One attempt between its hold and its settlement. `limit` is the longest answer paid for, in tokens."""
 
     hold: str
     candidate: Candidate
-    claim: Claim
     kind: StepKind
+    limit: int | None = None
     sent: bool = False
     started_s: float = 0.0
     first_token_s: float | None = None
@@ -153,6 +153,11 @@ class Draft:
     def held(self, nanos: int) -> None:
         """Note how much was set aside for the attempt that follows."""
         self._held_nanos = nanos
+
+    def hedged(self, nanos: int, first: InFlight, second: InFlight) -> None:
+        """Note the hold of a second request that stands in for a slow first one."""
+        self._held_nanos += nanos
+        self.reasons.append(f"{first.candidate.model.name} is slow: {second.candidate.model.name} is asked as well")
 
     def excluded(self) -> str:
         """Say in one sentence why no model is left."""

@@ -117,6 +117,54 @@ class StopStream(Effect[None]):
 
 
 @dataclass(frozen=True, slots=True)
+class Begin(Effect[float]):
+    """Send a call beside others, without waiting for what comes of it. Answered with the time it began.
+
+    `lane` names the request; `stream` asks for the answer in pieces.
+    """
+
+    lane: int
+    model: Model
+    call: Call
+    timeout_s: float
+    stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Which request was the first to be heard of: None where none was in time.
+
+    `outcome` is what it came to; None is a stream that has begun to speak.
+    """
+
+    lane: int | None
+    outcome: Outcome | None
+    now_s: float
+    jitter: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wait(Effect[Heard]):
+    """Wait, for `patience_s` at most (None: as long as it takes), until one of the requests begun is heard of."""
+
+    patience_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Drop(Effect[None]):
+    """Give a request up that another one has outrun."""
+
+    lane: int
+
+
+@dataclass(frozen=True, slots=True)
+class Follow(Effect[float]):
+    """Make the stream of this request the running one; what it has said is pulled first. Answered as `Begin` was."""
+
+    lane: int
+
+
+@dataclass(frozen=True, slots=True)
 class Emit(Effect[None]):
     """Hand a piece of the answer to the caller, who is streaming."""
 
@@ -151,6 +199,25 @@ class Sleep(Effect[Pulled]):
     """Wait. The answer is the new time and a fresh random number, with no item."""
 
     seconds: float
+
+
+class Moment:
+    """What time it is, and what chance says, as far as the pipeline knows: as the newest result told it."""
+
+    __slots__ = ("jitter", "now_s")
+
+    def __init__(self, now_s: float) -> None:
+        self.now_s = now_s
+        self.jitter = 0.5
+
+    def is_that_of(self, told: Sent | Pulled | Heard) -> None:
+        """Take over what a result says of time and chance."""
+        self.now_s = told.ended_s if isinstance(told, Sent) else told.now_s
+        self.jitter = told.jitter
+
+    def sleep(self, seconds: float) -> Generator[Effect[object], object, None]:
+        """Wait."""
+        self.is_that_of((yield from perform(Sleep(seconds))))
 
 
 def perform(effect: Effect[T]) -> Generator[Effect[object], object, T]:

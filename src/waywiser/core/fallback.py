@@ -24,7 +24,7 @@ what `Retry-After` says (Brooker, "Exponential Backoff And Jitter", AWS Architec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -128,6 +128,28 @@ def first_rung(ladder: Sequence[Candidate], tried: Sequence[Tried]) -> int | Non
     for index, candidate in enumerate(ladder):
         if candidate.model.name not in ruled_out and not _against(tried, candidate):
             return index
+    return None
+
+
+def spare_rung(ladder: Sequence[Candidate], tried: Sequence[Tried], index: int, closed: Collection[str]) -> int | None:
+    """Find who could stand in for rung `index` while that is still at work: another model, of no lower a tier.
+
+    `closed` names the models whose circuit lets nobody through.
+    """
+    first = ladder[index]
+    used = {first.model.name, *closed, *(entry.name for entry in tried)}
+    for other, candidate in enumerate(ladder):
+        if candidate.model.name not in used and candidate.rank >= first.rank and not _against(tried, candidate):
+            return other
+    return None
+
+
+def cheaper_rung(ladder: Sequence[Candidate], tried: Sequence[Tried], index: int, dear: Collection[int]) -> int | None:
+    """Find the best rung that costs less than `index`, of models that have not failed and rungs that are not `dear`."""
+    limit, failed = ladder[index].expected_nanos, {entry.name for entry in tried}
+    for other, entry in enumerate(ladder):
+        if other not in dear and entry.model.name not in failed and entry.expected_nanos < limit:
+            return other
     return None
 
 

@@ -16,32 +16,45 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
-from waywiser.core.budget import Hold, Shortfall
-from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Reply, Usage
-from waywiser.core.claims import Asked, amount_text, ask, scopes
+from waywiser.core.budget import Shortfall
+from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Outcome, Reply, Usage
+from waywiser.core.claims import amount_text, scopes
 from waywiser.core.conclude import conclude, noted, notice
 from waywiser.core.draft import Draft, InFlight
-from waywiser.core.effects import Check, Effect, Emit, Open, Record, Reserve, Send, Settle, Sleep, perform
-from waywiser.core.fallback import GiveUp, Tried, first_rung, next_move
+from waywiser.core.effects import (
+    Check,
+    Effect,
+    Emit,
+    Follow,
+    Heard,
+    Moment,
+    Open,
+    Record,
+    Send,
+    Settle,
+    StartStream,
+    perform,
+)
+from waywiser.core.fallback import GiveUp, Tried, cheaper_rung, first_rung, next_move
+from waywiser.core.health import Health
+from waywiser.core.hedge import OUTRUN, Hedge, Runner, hedge, outrun_usage, race
 from waywiser.core.judge import Bench, Judgement, as_revealed, judge, reveal
 from waywiser.core.loops import carried, find_loop, hint_text, holds, next_rung
 from waywiser.core.outbound import outbound
 from waywiser.core.policy import LoopControl, Policy
 from waywiser.core.progress import seen
-from waywiser.core.quantiles import History
+from waywiser.core.purse import Purse
 from waywiser.core.receipt import Receipt
 from waywiser.core.resume import Seam, joined, lengthened, remaining, resumes
 from waywiser.core.scoring import Candidate
 from waywiser.core.session import Settlement
+from waywiser.core.steps import StepKind
 from waywiser.core.streams import Dropped, watch
 from waywiser.core.trail import LoopState, Trail
 from waywiser.core.wellformed import require_wellformed
 
 T = TypeVar("T")
 Effects: TypeAlias = Generator[Effect[object], object, T]
-
-RESERVE_WAIT_S = 0.02
-"""First wait for money that others hold; it doubles up to half a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +73,7 @@ class Done:
 class _Landed:
     """A reply that passed its checks, and the chunks of it that are still held back."""
 
+    flight: InFlight
     reply: Reply
     held: tuple[Chunk, ...]
 
@@ -74,11 +88,11 @@ class Pipeline:
             call = replace(call, origin=replace(origin, kind=kind, kind_by=f"the policy, for node {origin.node}"))
         self._call = call
         self._policy = policy
-        self._now_s = now_s
+        self._moment = Moment(now_s)
         self._deadline_s = now_s + policy.fallback.deadline_s
-        self._path = scopes(policy.budget, call, now_s)
+        self._purse = Purse(policy.budget, scopes(policy.budget, call, now_s), self._deadline_s)
         self._draft = Draft(call, policy, now_s)
-        self._flight: InFlight | None = None
+        self._flights: list[InFlight] = []
         self._tried: list[Tried] = []
         self._last: Settle | Record | None = None
         self._over = False
@@ -86,21 +100,21 @@ class Pipeline:
         self._pinned = ""
         self._said = ""
         self._finished = False
-        self._jitter = 0.5
         self._loop = LoopState()
-        self._costs: Mapping[tuple[str, str], History] = {}
+        self._health: Mapping[str, Health] = {}
 
     def run(self) -> Effects[Done]:
         """Run the call to its end."""
         policy = self._policy
         encodings = frozenset(model.encoding for tier in policy.tiers for model in tier.models)
-        situation = yield from perform(Open(self._call, self._path, policy.name, encodings, self._now_s))
-        self._draft.opened(situation, self._path)
-        self._costs = situation.costs
+        path, now_s = self._purse.path, self._moment.now_s
+        situation = yield from perform(Open(self._call, path, policy.name, encodings, now_s))
+        self._draft.opened(situation, path)
+        self._purse.costs, self._health = situation.costs, situation.health
         stopped = self._control_loop(situation.trail)
         if stopped:
             return (yield from self._refuse("loop_detected", stopped))
-        bench = Bench(policy, self._path, situation, self._now_s, self._pinned)
+        bench = Bench(policy, path, situation, now_s, self._pinned)
         judgement = yield from judge(bench, self._call)
         revealing = reveal(bench, self._call, judgement) if policy.reveal_below else None
         while True:
@@ -127,20 +141,21 @@ class Pipeline:
         An attempt that had reached its provider is charged for its prompt and for what had come back. `broken` says
         what went wrong below us; empty when it was the caller who stopped.
         """
-        flight, self._flight = self._flight, None
+        flights, self._flights = self._flights, []
         if self._last is not None:
             return (self._last,)
-        if self._over or (flight is None and not self._draft.made):
+        if self._over or not (flights or self._draft.made):
             return ()
-        if flight is not None and flight.settlement is None:
-            used = flight.usage_so_far() if flight.sent else Usage()
-            kind = FailureKind.UNKNOWN if broken else FailureKind.CUT_SHORT
-            self._draft.attempted(flight, used, now_s, kind, broken or "stopped by the caller")
-            flight.settlement = self._draft.settlement(flight, used, now_s, self._loop)
+        settlements: list[Settlement] = []
+        for flight in flights:
+            if flight.settlement is None:
+                used = flight.usage_so_far() if flight.sent else Usage()
+                kind = FailureKind.UNKNOWN if broken else FailureKind.CUT_SHORT
+                self._draft.attempted(flight, used, now_s, kind, broken or "stopped by the caller")
+                flight.settlement = self._draft.settlement(flight, used, now_s, self._loop)
+            settlements.append(flight.settlement)
         receipt = self._draft.receipt(now_s, refused="broken" if broken else "cancelled")
-        if flight is None or flight.settlement is None:
-            return (Record(receipt),)
-        return (Settle(flight.settlement), Record(receipt))
+        return (*(Settle(settlement) for settlement in settlements), Record(receipt))
 
     def _control_loop(self, trail: Trail) -> str:
         """Look for a loop and take the next rung of the ladder; the answer is why to stop, empty to go on."""
@@ -175,23 +190,27 @@ class Pipeline:
             return (yield from self._fail(self._tried[-1].failure))
         dear: set[int] = set()
         while True:
-            candidate = lengthened(ladder[index], self._said) if self._said else ladder[index]
-            granted = yield from self._reserve(candidate, judgement)
+            flight = self._fly(ladder[index], judgement.step.kind)
+            limit = remaining(judgement.verdict.output_limit, self._said)
+            granted = yield from self._purse.reserve(self._call, flight, limit, self._moment)
             if isinstance(granted, Shortfall):
+                self._flights.clear()
                 dear.add(index)
-                cheaper = self._cheaper(ladder, index, dear) if granted.what in {"nanos", "tokens"} else None
+                cheaper = (
+                    cheaper_rung(ladder, self._tried, index, dear) if granted.what in {"nanos", "tokens"} else None
+                )
                 if cheaper is not None:
-                    self._draft.reasons.append(f"{candidate.model.name} does not fit what is left")
+                    self._draft.reasons.append(f"{flight.candidate.model.name} does not fit what is left")
                     index = cheaper
                     continue
                 return (yield from self._exhausted(granted))
+            self._draft.held(granted)
             dropping = revealing and self._draft.made + 1 < self._policy.fallback.attempts
-            outcome = yield from self._attempt(candidate, judgement, granted, dropping)
+            outcome = yield from self._attempt(judgement, index, flight, dropping)
             if isinstance(outcome, Dropped):
                 return outcome
             if isinstance(outcome, _Landed):
                 return (yield from self._land(outcome))
-            self._tried.append(Tried(candidate, outcome))
             if self._draft.emitted and not resumes(self._policy.fallback, outcome, finished=self._finished):
                 return (yield from self._fail(outcome))
             move = next_move(
@@ -200,118 +219,131 @@ class Pipeline:
                 self._tried,
                 made=self._draft.made,
                 escalate_rank=self._escalate_rank(judgement),
-                left_s=self._deadline_s - self._now_s,
-                jitter=self._jitter,
+                left_s=self._deadline_s - self._moment.now_s,
+                jitter=self._moment.jitter,
             )
             self._draft.reasons.append(move.why)
             if isinstance(move, GiveUp):
                 return (yield from self._fail(outcome))
             if move.delay_s:
-                yield from self._sleep(move.delay_s)
-                if self._now_s >= self._deadline_s:
+                yield from self._moment.sleep(move.delay_s)
+                if self._moment.now_s >= self._deadline_s:
                     return (yield from self._fail(outcome))
             index = move.index
 
-    def _reserve(self, candidate: Candidate, judgement: Judgement) -> Effects[Asked | Shortfall]:
-        """Set the money for one attempt aside; waits for holds of others, within the deadline, before it gives up."""
-        room: Shortfall | None = None
-        limit = most = remaining(judgement.verdict.output_limit, self._said)
-        wait = RESERVE_WAIT_S
-        while True:
-            hold = self._draft.next_hold()
-            asked = ask(
-                self._policy.budget,
-                self._call,
-                judgement.step.kind,
-                candidate,
-                self._path,
-                hold=hold,
-                output_limit=limit,
-                now_s=self._now_s,
-                history=self._costs.get((judgement.step.kind, candidate.model.name)),
-                room=room,
-            )
-            if asked is not None:
-                self._flight = InFlight(hold, candidate, asked.claim, judgement.step.kind)
-                answer = yield from perform(Reserve(asked.claim))
-                if isinstance(answer, Hold):
-                    self._draft.held(answer.amounts.nanos)
-                    return asked
-                self._flight = None
-                room, limit = answer, asked.output_limit
-                if self._policy.budget.estimate == "strict" and answer.what in {"nanos", "tokens"}:
-                    continue
-            if room is None:
-                raise AssertionError("a claim is only refused by the store")
-            if not room.waiting_may_help or self._now_s + wait >= self._deadline_s:
-                return room
-            yield from self._sleep(wait * (0.5 + self._jitter))
-            wait = min(wait * 2, 0.5)
-            room, limit = None, most
+    def _fly(self, candidate: Candidate, kind: StepKind) -> InFlight:
+        """Begin an attempt: from now on `abandon()` settles it."""
+        flight = InFlight(self._draft.next_hold(), lengthened(candidate, self._said) if self._said else candidate, kind)
+        self._flights.append(flight)
+        return flight
 
     def _attempt(
-        self, candidate: Candidate, judgement: Judgement, granted: Asked, revealing: bool
+        self, judgement: Judgement, index: int, flight: InFlight, revealing: bool
     ) -> Effects[_Landed | Dropped | Failure]:
-        """Send once, settle, check. A reply that fails its checks is a failure like any other, and charged."""
-        flight = self._flight
-        if flight is None:
-            raise AssertionError("an attempt needs its hold")
-        fallback = self._policy.fallback
-        before = self._said
-        call, flight.notes = outbound(self._call, candidate.model, granted.output_limit, before)
-        timeout_s = max(min(fallback.timeout_s, self._deadline_s - self._now_s), 0.001)
+        """Send once (or twice, hedged), settle, check. A reply that fails its checks is a failure, and charged."""
+        before, step = self._said, judgement.step
+        call, flight.notes = self._outbound(flight)
+        timeout_s = self._timeout_s()
+        streams = call.stream or revealing
+        opening: StartStream | Follow = StartStream(flight.candidate.model, call, timeout_s)
+        heard: Heard | None = None
+        if hedged := None if revealing or before else self._hedged(judgement, index):
+            runner, heard = yield from self._race(Runner(flight, call, timeout_s), hedged, judgement)
+            flight, call, opening = runner.flight, runner.call, Follow(heard.lane or 0)
         flight.sent = True
-        outcome: Reply | Failure | Dropped
+        outcome: Outcome | Dropped
         held: tuple[Chunk, ...] = ()
-        if call.stream or revealing:
+        if streams:
             watched = yield from watch(
                 call,
-                candidate,
-                judgement.step,
+                opening,
+                step,
                 flight,
-                timeout_s,
                 self._deadline_s,
                 revealing=revealing,
+                rule=self._policy.fallback,
                 seam=Seam(before) if before else None,
-                rule=fallback,
             )
             outcome, held = watched.outcome, watched.held
-            self._now_s, self._jitter = watched.now_s, watched.jitter
+            self._moment.now_s, self._moment.jitter = watched.now_s, watched.jitter
             self._draft.emitted = self._draft.emitted or watched.emitted
             self._said, self._finished = before + watched.said, watched.finished
+        elif heard is not None and heard.outcome is not None:
+            outcome = heard.outcome
         else:
-            sent = yield from perform(Send(candidate.model, call, timeout_s))
-            outcome, self._now_s, self._jitter, flight.started_s = (
-                sent.outcome,
-                sent.ended_s,
-                sent.jitter,
-                sent.started_s,
-            )
+            sent = yield from perform(Send(flight.candidate.model, call, timeout_s))
+            self._moment.is_that_of(sent)
+            outcome, flight.started_s = sent.outcome, sent.started_s
         if isinstance(outcome, Reply):
             outcome = flight.reply = joined(before, replace(outcome, usage=flight.filled(outcome)))
-            if (checks := self._policy.step_rule(judgement.step.kind).accept) and not self._draft.emitted:
+            if (checks := self._policy.step_rule(step.kind).accept) and not self._draft.emitted:
                 wrong = yield from perform(Check(call, outcome, checks))
                 if wrong:
                     outcome = Failure(FailureKind.NOT_ACCEPTED, wrong, usage=outcome.usage, partial=outcome)
         if isinstance(outcome, Reply):
-            self._draft.landed(flight, outcome, self._now_s, judgement)
-            return _Landed(outcome, held)
+            self._draft.landed(flight, outcome, self._moment.now_s, judgement)
+            return _Landed(flight, outcome, held)
         if isinstance(outcome, Dropped):
-            self._draft.attempted(flight, outcome.usage, self._now_s, "revealed", f"turned out to be {outcome.kind}")
-            yield from self._settle(self._draft.settlement(flight, outcome.usage, self._now_s, self._loop))
-            return outcome
-        used = flight.charged(outcome)
-        self._draft.attempted(flight, used, self._now_s, outcome.kind, outcome.message)
-        yield from self._settle(self._draft.settlement(flight, used, self._now_s, self._loop))
+            yield from self._lost(flight, outcome.usage, "revealed", f"turned out to be {outcome.kind}")
+        else:
+            yield from self._failed(flight, outcome)
         return outcome
+
+    def _hedged(self, judgement: Judgement, index: int) -> Hedge | None:
+        """How this attempt is hedged, if at all: by policy, with an attempt to spare."""
+        if (
+            not self._policy.step_rule(judgement.step.kind).hedge
+            or self._draft.made + 2 > self._policy.fallback.attempts
+        ):
+            return None
+        ladder, now_s = judgement.verdict.ladder, self._moment.now_s
+        return hedge(ladder, index, self._tried, self._health, stream=self._call.stream, now_s=now_s)
+
+    def _race(self, first: Runner, hedged: Hedge, judgement: Judgement) -> Effects[tuple[Runner, Heard]]:
+        stream = self._call.stream
+
+        def spare() -> Effects[Runner | None]:
+            flight = self._fly(judgement.verdict.ladder[hedged.spare], judgement.step.kind)
+            limit = judgement.verdict.output_limit
+            granted = yield from self._purse.reserve(self._call, flight, limit, self._moment, patient=False)
+            if isinstance(granted, Shortfall):
+                self._flights.remove(flight)
+                return None
+            self._draft.hedged(granted, first.flight, flight)
+            call, flight.notes = self._outbound(flight)
+            return Runner(flight, call, self._timeout_s())
+
+        def lost(runner: Runner, failure: Failure | None) -> Effects[None]:
+            if failure is not None:
+                return self._failed(runner.flight, failure)
+            return self._lost(runner.flight, outrun_usage(runner.flight, stream=stream), OUTRUN, "another was quicker")
+
+        return race(first, hedged.patience_s, self._moment, stream=stream, spare=spare, lost=lost)
+
+    def _failed(self, flight: InFlight, failure: Failure) -> Effects[None]:
+        self._tried.append(Tried(flight.candidate, failure))
+        return self._lost(flight, flight.charged(failure), failure.kind, failure.message)
+
+    def _lost(self, flight: InFlight, used: Usage, failure: str, detail: str) -> Effects[None]:
+        """Settle an attempt whose reply is not used."""
+        self._draft.attempted(flight, used, self._moment.now_s, failure, detail)
+        flight.settlement = self._draft.settlement(flight, used, self._moment.now_s, self._loop)
+        yield from perform(Settle(flight.settlement))
+        self._flights.remove(flight)
+
+    def _outbound(self, flight: InFlight) -> tuple[Call, tuple[str, ...]]:
+        return outbound(self._call, flight.candidate.model, flight.limit, self._said)
+
+    def _timeout_s(self) -> float:
+        return max(min(self._policy.fallback.timeout_s, self._deadline_s - self._moment.now_s), 0.001)
 
     def _land(self, landed: _Landed) -> Effects[Done]:
         """Settle the reply with its step and its receipt, hand over what was held, and end."""
-        flight, reply = self._flight, landed.reply
-        if flight is None:
-            raise AssertionError("a reply needs its hold")
-        receipt = self._draft.receipt(self._now_s)
-        settlement = self._draft.settlement(flight, reply.usage, self._now_s, self._loop, receipt=receipt, reply=reply)
+        flight, reply = landed.flight, landed.reply
+        receipt = self._draft.receipt(self._moment.now_s)
+        settlement = self._draft.settlement(
+            flight, reply.usage, self._moment.now_s, self._loop, receipt=receipt, reply=reply
+        )
         yield from self._end(Settle(settlement))
         for chunk in landed.held:
             yield from perform(Emit(chunk))
@@ -331,52 +363,31 @@ class Pipeline:
         if not self._concluding:
             return why
         reply = notice(self._call, why)
-        receipt = self._draft.receipt(self._now_s, model=reply.model)
+        receipt = self._draft.receipt(self._moment.now_s, model=reply.model)
         yield from self._end(Record(receipt))
         if self._call.stream:
             yield from perform(Emit(Chunk(reply.text, finish=reply.finish, usage=reply.usage, model=reply.model)))
         return Done(receipt, reply)
 
     def _fail(self, failure: Failure) -> Effects[Done]:
-        receipt = self._draft.receipt(self._now_s, refused=failure.kind)
+        receipt = self._draft.receipt(self._moment.now_s, refused=failure.kind)
         yield from self._end(Record(receipt))
         return Done(receipt, failure=failure)
 
     def _refuse(self, code: str, why: str, short: Shortfall | None = None) -> Effects[Done]:
-        receipt = self._draft.receipt(self._now_s, refused=code)
+        receipt = self._draft.receipt(self._moment.now_s, refused=code)
         yield from self._end(Record(receipt))
         return Done(receipt, refused=code, why=why, short=short)
 
     def _end(self, last: Settle | Record) -> Effects[None]:
         """Perform the effect that keeps the receipt; a driver that is stopped in the middle of it performs it again."""
-        self._last, self._flight = last, None
+        self._last = last
+        self._flights.clear()
         if isinstance(last, Settle):
             yield from perform(last)
         else:
             yield from perform(last)
         self._last, self._over = None, True
-
-    def _settle(self, settlement: Settlement) -> Effects[None]:
-        if self._flight is not None:
-            self._flight.settlement = settlement
-        yield from perform(Settle(settlement))
-        self._flight = None
-
-    def _sleep(self, seconds: float) -> Effects[None]:
-        woke = yield from perform(Sleep(seconds))
-        self._now_s, self._jitter = woke.now_s, woke.jitter
-
-    def _cheaper(self, ladder: tuple[Candidate, ...], index: int, dear: set[int]) -> int | None:
-        """Find the best rung that costs less than the one that did not fit, of models that have not failed here."""
-        limit, failed = ladder[index].expected_nanos, {entry.name for entry in self._tried}
-        return next(
-            (
-                other
-                for other, entry in enumerate(ladder)
-                if other not in dear and entry.model.name not in failed and entry.expected_nanos < limit
-            ),
-            None,
-        )
 
     def _escalate_rank(self, judgement: Judgement) -> int:
         """The lowest rank that a reply which was not accepted escalates to."""

@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from waywiser.core.assembly import Assembly
 from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Reply, Usage
 from waywiser.core.draft import InFlight
-from waywiser.core.effects import Effect, Emit, Pull, StartStream, StopStream, perform
+from waywiser.core.effects import Effect, Emit, Follow, Pull, StartStream, StopStream, perform
 from waywiser.core.monologue import Monologue
 from waywiser.core.policy import FallbackRule
 from waywiser.core.resume import Seam
-from waywiser.core.scoring import Candidate
 from waywiser.core.steps import SURE, UNREAD, Step, StepKind, revealed
 
 
@@ -52,23 +51,22 @@ _LOST_AFTER_ALL = frozenset({FailureKind.CUT_SHORT, FailureKind.CONNECTION, Fail
 
 def watch(  # noqa: C901 - one loop, every way out of it
     call: Call,
-    candidate: Candidate,
+    opening: StartStream | Follow,
     step: Step,
     flight: InFlight,
-    timeout_s: float,
     until_s: float,
     *,
     revealing: bool,
     rule: FallbackRule,
     seam: Seam | None = None,
 ) -> Generator[Effect[object], object, Watched]:
-    """Follow one stream to its end. `revealing` drops it when its kind is not the one of `step`.
+    """Follow the stream that `opening` begins to its end. `revealing` drops it when its kind is not the one of `step`.
 
     `until_s` is when a stream nobody has seen anything of yet is given up. `seam` joins it to what another attempt had
     begun. `rule` says which answers are cut while they run.
     """
     assembly = flight.assembly = Assembly()
-    flight.started_s = yield from perform(StartStream(candidate.model, call, timeout_s))
+    flight.started_s = yield from perform(opening)
     hold_all = not call.stream or (step.kind in UNREAD and step.confidence >= SURE)
     monologue = Monologue() if rule.cut_repetition else None
     held: list[Chunk] = []

@@ -1,0 +1,68 @@
+"""Timing one request for the pipeline and for the health board."""
+
+from __future__ import annotations
+
+from waywiser.core.calls import Chunk, Failure, FailureKind, Outcome
+from waywiser.core.effects import Heard, Pulled, Sent
+from waywiser.health import HealthBoard
+from waywiser.ports import Clock
+
+CIRCUIT_OPEN = Failure(FailureKind.OVERLOADED, "not asked: its circuit is open after repeated failures", sent=False)
+_CUT = Failure(FailureKind.CUT_SHORT, "the stream ended without a finish reason")
+
+
+class Tally:
+    """Times one request to a model and tells the health board how it went, once.
+
+    `admitted` says whether the model's circuit lets it pass; one that is not admitted is not to be sent.
+    """
+
+    __slots__ = ("_board", "_clock", "_first_s", "_model", "_noted", "admitted", "began_s")
+
+    def __init__(self, board: HealthBoard, clock: Clock, model: str) -> None:
+        self._board = board
+        self._clock = clock
+        self._model = model
+        self.began_s = clock.now()
+        self.admitted = board.admit(model, self.began_s)
+        self._noted = not self.admitted
+        self._first_s: float | None = None
+
+    def sent(self, outcome: Outcome) -> Sent:
+        """Take the whole answer."""
+        now_s = self._clock.now()
+        self._note(outcome if isinstance(outcome, Failure) else None, now_s)
+        return Sent(outcome, self.began_s, now_s, self._clock.jitter())
+
+    def pulled(self, item: Chunk | Failure | None) -> Pulled:
+        """Take the next piece of a stream; None is its end."""
+        now_s = self._clock.now()
+        if item is None or isinstance(item, Failure):
+            self._note(item or _CUT, now_s)
+        else:
+            if self._first_s is None and (item.text or item.tool_calls or item.thinking):
+                self._first_s = now_s - self.began_s
+            if item.finish is not None:
+                self._note(None, now_s)
+        return Pulled(item, now_s, self._clock.jitter())
+
+    def heard(self, lane: int, outcome: Outcome | None) -> Heard:
+        """Take what a request beside others came to; None is a stream that has begun to speak."""
+        now_s = self._clock.now()
+        if outcome is not None:
+            self._note(outcome if isinstance(outcome, Failure) else None, now_s)
+        elif self._first_s is None:
+            self._first_s = now_s - self.began_s
+        return Heard(lane, outcome, now_s, self._clock.jitter())
+
+    def outrun(self, *, stream: bool) -> None:
+        """Note that the request was dropped because another one answered first."""
+        if not self._noted:
+            self._noted = True
+            now_s = self._clock.now()
+            self._board.outrun(self._model, now_s - self.began_s, stream, now_s)
+
+    def _note(self, failure: Failure | None, now_s: float) -> None:
+        if not self._noted:
+            self._noted = True
+            self._board.note(self._model, failure, now_s - self.began_s, now_s, self._first_s)
