@@ -6,6 +6,7 @@ as an object, indexes and ids left out, an error within a 200 response.
 
 from __future__ import annotations
 
+from math import isnan
 from uuid import uuid4
 
 from waywiser.core.assembly import Assembly
@@ -25,6 +26,10 @@ _FINISH = {
     "safety": Finish.CONTENT_FILTER,
     "refusal": Finish.CONTENT_FILTER,
 }
+
+
+_IMPOSSIBLE = -9999.0
+"""What OpenAI writes for a token that is very unlikely; others write the lowest number there is."""
 
 
 def decode_reply(body: bytes) -> Outcome:
@@ -53,7 +58,7 @@ def decode_reply(body: bytes) -> Outcome:
         usage,
         text_of(data.get("model")),
         text_of(data.get("id")),
-        _decode_logprobs(choice),
+        decode_logprobs(choice.get("logprobs"), "".join(part.text for part in parts if isinstance(part, Thinking))),
     )
     return checked(reply, text_of(message.get("refusal")), mapping_of(choice.get("error")))
 
@@ -142,10 +147,30 @@ def _decode_calls(message: Raw) -> tuple[tuple[ToolCall, ...], str]:
     return tuple(calls), signature
 
 
-def _decode_logprobs(choice: Raw) -> tuple[float, ...]:
-    content = list_of(mapping_of(choice.get("logprobs")).get("content"))
-    found = (mapping_of(item).get("logprob") for item in content)
-    return tuple(float(value) for value in found if isinstance(value, int | float))
+def decode_logprobs(raw: Raw, thinking: str = "") -> tuple[float, ...]:
+    """Read the log-probability of each token of the visible answer.
+
+    Tokens without bytes (llama.cpp tells the end of its turn) are none of it, nor are those up to the end of the
+    `thinking` that came along: some servers tell those too.
+    """
+    spelled, found = b"", []
+    for item in map(mapping_of, list_of(mapping_of(raw).get("content"))):
+        value, token = item.get("logprob"), item.get("bytes")
+        if token == [] or isinstance(value, bool) or not isinstance(value, int | float) or isnan(value):
+            continue
+        found.append((len(spelled), max(float(value), _IMPOSSIBLE)))
+        if thinking:
+            spelled += _spelling(item)
+    begin = spelled.find(thinking.encode()) if thinking else -1
+    end = begin + len(thinking.encode()) if begin >= 0 else 0
+    return tuple(value for place, value in found if place >= end)
+
+
+def _spelling(token: Raw) -> bytes:
+    try:
+        return bytes(list_of(token.get("bytes"))) or mend(text_of(token.get("token"))).encode()
+    except (TypeError, ValueError):  # no numbers, or none that are bytes
+        return b""
 
 
 class StreamDecoder:
@@ -192,7 +217,9 @@ class StreamDecoder:
             self._finish = _FINISH.get(finish, Finish.STOP)
         delta = mapping_of(choice.get("delta"))
         self._refusal += text_of(delta.get("refusal"))
-        chunks = self._chunks(delta, _decode_logprobs(choice), text_of(raw.get("model")), text_of(raw.get("id")))
+        chunks = self._chunks(
+            delta, decode_logprobs(choice.get("logprobs")), text_of(raw.get("model")), text_of(raw.get("id"))
+        )
         for chunk in chunks:
             self._assembly.feed(chunk)
         return list(chunks)
@@ -225,6 +252,8 @@ class StreamDecoder:
         thought = Thinking(mend(thinking), signature) if thinking or signature else None
         if thought is not None and text:  # one chunk has no order: thinking came first
             return [Chunk(thinking=thought, model=model, id=reply_id), Chunk(text, None, calls, logprobs=logprobs)]
+        if thought is not None and not calls:  # tokens of thinking, which are none of the answer
+            logprobs = ()
         return [Chunk(text, thought, calls, logprobs=logprobs, model=model, id=reply_id)]
 
     def _deltas(self, delta: Raw) -> tuple[tuple[ToolCallDelta, ...], str]:

@@ -23,19 +23,21 @@ class Quirks:
     """How a host differs from the common dialect.
 
     `signed_calls`: tool calls of an earlier turn must carry a thought signature (Gemini 3 and later; the documented
-    placeholder stands in for calls that another model made).
+    placeholder stands in for calls that another model made). `logprobs_with_tools`: a stream that offers tools may be
+    asked for log-probabilities (llama.cpp's server refuses the whole call, so a host must be known to allow it).
     """
 
     max_tokens: str = "max_tokens"
     seed: str = "seed"
     stream_options: bool = True
     signed_calls: bool = False
+    logprobs_with_tools: bool = False
 
 
 _COMMON = Quirks()
 _QUIRKS = {
-    "api.openai.com": Quirks(max_tokens="max_completion_tokens"),
-    "openai.azure.com": Quirks(max_tokens="max_completion_tokens"),
+    "api.openai.com": Quirks(max_tokens="max_completion_tokens", logprobs_with_tools=True),
+    "openai.azure.com": Quirks(max_tokens="max_completion_tokens", logprobs_with_tools=True),
     "api.mistral.ai": Quirks(seed="random_seed", stream_options=False),
     "generativelanguage.googleapis.com": Quirks(signed_calls=True),
 }
@@ -69,7 +71,7 @@ class OpenAICodec:
         body["messages"] = [self._message(message, model.name, quirks) for message in call.messages]
         if call.tools:
             body["tools"] = [self._tool(tool, index) for index, tool in enumerate(call.tools)]
-        _settings(body, call, quirks)
+        _settings(body, call, quirks, stream=stream)
         if stream:
             body["stream"] = True
             if quirks.stream_options:
@@ -100,7 +102,7 @@ class OpenAICodec:
         return orjson.Fragment(self._tools.get(tool.digest, lambda: dump(_encode_tool(tool, index))))
 
 
-def _settings(body: dict[str, Encodable], call: Call, quirks: Quirks) -> None:
+def _settings(body: dict[str, Encodable], call: Call, quirks: Quirks, *, stream: bool) -> None:
     settings = call.settings
     simple: tuple[tuple[str, Encodable], ...] = (
         ("temperature", settings.temperature),
@@ -114,6 +116,8 @@ def _settings(body: dict[str, Encodable], call: Call, quirks: Quirks) -> None:
         body["logprobs"] = True
         if settings.logprobs:
             body["top_logprobs"] = settings.logprobs
+    elif settings.confidence and (quirks.logprobs_with_tools or not (stream and call.tools)):
+        body["logprobs"], body["top_logprobs"] = True, 1  # llama.cpp gives none for 0, and 20 where nothing is said
     if call.tools:
         choice = settings.tool_choice
         if choice.startswith("tool:"):
