@@ -32,12 +32,13 @@ MODEL = re.compile(rb'"model":\s*"([^"]*)"')
 STREAMED = re.compile(rb'"stream":\s*true')
 TOOL_RESULT = re.compile(rb'"role":\s*"tool"|"type":\s*"tool_result"')
 LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
-OPENAI_TOOL = re.compile(rb'"function":\s*\{\s*"name":\s*"([^"]+)"')
-OPENAI_TOOLS = re.compile(rb'"tools":\s*\[')
+FIRST_TOOL = re.compile(rb'"name":\s*"([^"]+)"')
+TOOLS = re.compile(rb'"tools":\s*\[')
 REASONS = {
     200: "OK",
     400: "Bad Request",
     401: "Unauthorized",
+    418: "I'm a Teapot",
     429: "Too Many Requests",
     500: "Internal Server Error",
     529: "Overloaded",
@@ -45,7 +46,7 @@ REASONS = {
 FAULTS = (
     "500", "529", "429", "429-after-1", "401", "context", "filter", "filter-400",
     "timeout-headers", "timeout-first-token", "stall-midstream", "cut", "reset", "drip",
-    "malformed-json", "malformed-sse", "empty", "content-type", "bad-tool-args", "error-midstream",
+    "drip-slow", "odd", "malformed-json", "malformed-sse", "empty", "content-type", "bad-tool-args", "error-midstream",
 )  # fmt: skip
 WORDS = ["The", " wheel", " measures", " the", " road", " as", " you", " go"]
 SEEN: Counter[str] = Counter()
@@ -133,6 +134,13 @@ class OpenAI:
 class Anthropic:
     """The bytes of the Messages dialect."""
 
+    @staticmethod
+    def parsed(arguments: str) -> object:
+        try:
+            return json.loads(arguments)
+        except ValueError:
+            return {"raw": arguments}
+
     usage: ClassVar = {
         "input_tokens": 12, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 4, "output_tokens": 8,
     }  # fmt: skip
@@ -145,7 +153,7 @@ class Anthropic:
 
     def reply(self, model: str, text: str | None, calls: list[tuple[str, str, str]], finish: str) -> bytes:
         blocks: list[dict[str, object]] = [{"type": "text", "text": text}] if text else []
-        blocks += [{"type": "tool_use", "id": i, "name": n, "input": {"raw": a}} for i, n, a in calls]
+        blocks += [{"type": "tool_use", "id": i, "name": n, "input": self.parsed(a)} for i, n, a in calls]
         out = {
             "id": "msg_1",
             "type": "message",
@@ -246,8 +254,8 @@ class Server(asyncio.Protocol):
             return
         text, calls, finish, words = "ok", [], "stop", WORDS
         if model.startswith("tools:") and len(TOOL_RESULT.findall(body)) < int(model[6:]):
-            start = OPENAI_TOOLS.search(body)
-            tool = OPENAI_TOOL.search(body, start.end() if start else 0)
+            start = TOOLS.search(body)
+            tool = FIRST_TOOL.search(body, start.end() if start else 0)
             call_id = f"call_{len(TOOL_RESULT.findall(body))}"
             text, words, finish = None, [], "tool_calls"
             calls = [(call_id, tool[1].decode() if tool else "tool", '{"order":"W1"}')]
@@ -306,6 +314,8 @@ class Server(asyncio.Protocol):
                     400,
                 )
             )
+        elif fault == "odd":
+            write(whole(wire.error("the gnomes are on strike", "gnome_error", None), 418))
         elif fault == "filter":
             write(
                 start + b"".join(wire.stream(model, WORDS[:1], [], "content_filter")) + END
@@ -362,7 +372,12 @@ class Server(asyncio.Protocol):
                 if streamed
                 else whole(json.dumps(error).encode())
             )
-        elif fault == "drip":
+        elif fault == "drip-slow" and streamed:
+            write(start)
+            for part in (*good, END):
+                write(part)
+                await asyncio.sleep(0.06)
+        elif fault in ("drip", "drip-slow"):
             data = start + b"".join(good) + END if streamed else whole(wire.reply(model, "ok", [], "stop"))
             for at in range(0, len(data), 40):
                 write(data[at : at + 40])

@@ -1,17 +1,19 @@
 """Any LangChain chat model as an upstream, for providers whose wire we do not speak.
 
-The model is called without callbacks of its own, so that a call is traced once and its tokens are streamed once. Its
-own retries should be off (`max_retries=0`): one place decides retries, and it is not there. Structured output is asked
-for as the model's own `with_structured_output` does, natively or by a tool; the reply has it as JSON text either way.
+The model is called without callbacks of its own, so that a call is traced once and its tokens are streamed once. It is
+waited for as long as the HTTP client waits for a socket, also where it blocks: see `errands.py`. Its own retries should
+be off (`max_retries=0`): one place decides retries, and it is not there. Structured output is asked for as the model's
+own `with_structured_output` does, natively or by a tool; the reply has it as JSON text either way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import orjson
@@ -19,9 +21,11 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableParallel, RunnableSequence
 
-from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Finish, Outcome, Reply, ToolCallDelta
+from waywiser.core.assembly import Assembly
+from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Finish, Outcome, Reply, ToolCallDelta, Usage
 from waywiser.core.messages import Text, Thinking
 from waywiser.core.models import Model
+from waywiser.upstream.errands import Crowded, Errands, Overdue
 from waywiser.upstream.failures import from_exception
 from waywiser.upstream.langchain_messages import from_core, read_finish, read_usage, to_core
 
@@ -33,58 +37,79 @@ class LangChainUpstream:
 
     def __init__(self, models: Mapping[str, BaseChatModel]) -> None:
         self._models = models
+        self._errands = Errands()
 
-    def send(self, model: Model, call: Call, timeout_s: float) -> Outcome:  # noqa: ARG002 - a blocking call can't be cut from outside; give the model its own timeout
-        """Answer a call whole."""
+    def send(self, model: Model, call: Call, timeout_s: float) -> Outcome:
+        """Answer a call whole, or not at all after `timeout_s`."""
         try:
-            return _reply(self._bound(model, call).invoke(_history(call), _ALONE), call)
+            errand = self._errands.begin()
+        except Crowded as error:
+            return _crowded(error, model)
+        try:
+            asked = self._bound(model, call)
+            return _reply(errand.do(lambda: asked.invoke(_history(call), _ALONE), timeout_s), call)
+        except Overdue:
+            return _overdue(f"no answer within {timeout_s:g} s")
         except Exception as error:  # noqa: BLE001 - whatever a provider's package raises is an outcome
             return from_exception(error, now_s=time.time())
+        finally:
+            errand.end()
 
     async def asend(self, model: Model, call: Call, timeout_s: float) -> Outcome:
-        """Like `send`, for an event loop; cut after `timeout_s`."""
+        """Like `send`, for an event loop."""
+        limit = asyncio.timeout(timeout_s)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with limit:
                 return _reply(await self._bound(model, call).ainvoke(_history(call), _ALONE), call)
-        except TimeoutError:
-            return Failure(FailureKind.TIMEOUT, f"no answer within {timeout_s:g} s")
         except Exception as error:  # noqa: BLE001 - as above
+            if limit.expired():
+                return _overdue(f"no answer within {timeout_s:g} s")
             return from_exception(error, now_s=time.time())
 
-    def stream(self, model: Model, call: Call, timeout_s: float) -> Generator[Chunk | Failure, None, None]:  # noqa: ARG002 - as in send
-        """Answer a call in pieces."""
-        whole: AIMessageChunk | None = None
+    def stream(self, model: Model, call: Call, timeout_s: float) -> Generator[Chunk | Failure, None, None]:
+        """Answer a call in pieces; cut when silent for `timeout_s`."""
         try:
-            for piece in self._bound(model, call).stream(_history(call), _ALONE):
-                whole = piece if whole is None else whole + piece
-                yield _chunk(piece, call)
-        except Exception as error:  # noqa: BLE001 - as above
-            yield from_exception(error, now_s=time.time())
+            errand = self._errands.begin()
+        except Crowded as error:
+            yield _crowded(error, model)
             return
-        yield _end(whole, call)
+        telling = _Telling(call)
+        pieces: Iterator[AIMessageChunk] = iter(())
+        try:
+            pieces = self._bound(model, call).stream(_history(call), _ALONE)
+            while (piece := errand.do(partial(next, pieces, None), timeout_s)) is not None:
+                yield telling.chunk(piece)
+        except Overdue:
+            yield telling.broken(_overdue(f"silent for {timeout_s:g} s"))
+        except Exception as error:  # noqa: BLE001 - as above
+            yield telling.broken(from_exception(error, now_s=time.time()))
+        else:
+            yield telling.end()
+        finally:
+            errand.end(getattr(pieces, "close", None))
 
     async def astream(self, model: Model, call: Call, timeout_s: float) -> AsyncGenerator[Chunk | Failure, None]:
-        """Like `stream`, for an event loop; cut when silent for `timeout_s`."""
-        whole: AIMessageChunk | None = None
+        """Like `stream`, for an event loop."""
+        telling = _Telling(call)
+        limit = asyncio.timeout(timeout_s)
         try:
             stream = cast(
                 "AsyncGenerator[AIMessageChunk, None]", self._bound(model, call).astream(_history(call), _ALONE)
             )
             async with aclosing(stream) as pieces:  # or a stream that is dropped goes on until it is collected
                 while True:
-                    async with asyncio.timeout(timeout_s):
+                    limit = asyncio.timeout(timeout_s)
+                    async with limit:
                         piece = await anext(pieces, None)
                     if piece is None:
                         break
-                    whole = piece if whole is None else whole + piece
-                    yield _chunk(piece, call)
-        except TimeoutError:
-            yield Failure(FailureKind.TIMEOUT, f"silent for {timeout_s:g} s")
-            return
+                    yield telling.chunk(piece)
         except Exception as error:  # noqa: BLE001 - as above
-            yield from_exception(error, now_s=time.time())
-            return
-        yield _end(whole, call)
+            late = limit.expired()
+            failure = _overdue(f"silent for {timeout_s:g} s") if late else from_exception(error, now_s=time.time())
+            yield telling.broken(failure)
+        else:
+            yield telling.end()
 
     def close(self) -> None:
         """Nothing of ours to release: the models belong to whoever made them."""
@@ -180,11 +205,48 @@ def _chunk(piece: AIMessageChunk, call: Call) -> Chunk:
     )
 
 
-def _end(whole: AIMessageChunk | None, call: Call) -> Chunk | Failure:
-    if whole is None:
-        return Failure(FailureKind.MALFORMED, "the stream had no content")
-    return Chunk(
-        finish=_finish(whole, call),
-        usage=read_usage(whole) if whole.usage_metadata else None,
-        model=str(whole.response_metadata.get("model_name") or ""),
+class _Telling:
+    """One stream while it is told: what was said so far, and how it ended."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._whole: AIMessageChunk | None = None
+        self._said = Assembly()
+
+    def chunk(self, piece: AIMessageChunk) -> Chunk:
+        """Take the next piece and turn it into ours."""
+        self._whole = piece if self._whole is None else self._whole + piece
+        chunk = _chunk(piece, self._call)
+        self._said.feed(chunk)
+        return chunk
+
+    def end(self) -> Chunk | Failure:
+        """Say how the answer ended, when the model has come to its end."""
+        whole = self._whole
+        if whole is None:
+            return Failure(FailureKind.MALFORMED, "the stream had no content")
+        return Chunk(
+            finish=_finish(whole, self._call),
+            usage=read_usage(whole) if whole.usage_metadata else None,
+            model=str(whole.response_metadata.get("model_name") or ""),
+        )
+
+    def broken(self, failure: Failure) -> Failure:
+        """Say what was said before the answer broke off. Whoever has begun to answer was connected."""
+        if self._whole is None:
+            return failure
+        kind = FailureKind.CUT_SHORT if failure.kind is FailureKind.CONNECTION else failure.kind
+        told = read_usage(self._whole) if self._whole.usage_metadata else Usage(estimated=True)
+        said = self._said.reply() if self._said.characters else None
+        return replace(failure, kind=kind, usage=told, partial=said)
+
+
+def _overdue(message: str) -> Failure:
+    """A silence that was not waited for any longer. What the provider did by then may be charged."""
+    return Failure(FailureKind.TIMEOUT, message, usage=Usage(estimated=True))
+
+
+def _crowded(error: Crowded, model: Model) -> Failure:
+    return Failure(
+        FailureKind.OVERLOADED, f"{model.name} was not asked: {error}; give it a timeout of its own", sent=False
     )
