@@ -201,3 +201,13 @@ def test_what_becomes_of_a_cut_answer_is_up_to_the_policy() -> None:
     rule = loaded(GOOD + "fallback: {cut_stream: resume, cut_repetition: false}").policy.fallback
     assert (rule.cut_stream, rule.cut_repetition) == ("resume", False)
     assert "expected `resume` or `fail`" in problems(GOOD + "fallback: {cut_stream: retry}")[0]
+
+
+def test_a_hedge_that_could_never_happen_is_refused() -> None:
+    hedged = GOOD.replace("tool_call: {tier: low,", "tool_call: {tier: low, hedge: true,")
+    assert hedged != GOOD
+    assert loaded(hedged).policy.step_rule(StepKind.TOOL_CALL).hedge
+    (once,) = problems(hedged + "fallback: {attempts: 1}")
+    assert "`hedge` never happens: `fallback: attempts` allows one request" in once
+    alone = hedged.replace("tier: low, hedge: true", "tier: high, hedge: true")
+    assert "there is no second model in its tier or above" in problems(alone)[0]

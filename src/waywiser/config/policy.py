@@ -196,13 +196,25 @@ class _Loader:
             self._is_tier(spec.escalate, (*path, "escalate"))
             if not spec.accept:
                 self._problem((*path, "escalate"), "`escalate` without `accept` never happens", key=True)
+        if spec.hedge and (why := self._unhedged(spec.tier)):
+            self._problem((*path, "hedge"), f"`hedge` never happens: {why}", key=True)
         return StepRule(
             "" if spec.tier == "auto" else spec.tier,
             spec.sufficiency,
             spec.max_output_tokens,
             tuple(spec.accept),
             spec.escalate or "",
+            spec.hedge,
         )
+
+    def _unhedged(self, tier: str) -> str:
+        """Say why a second request could never be sent beside one to this tier."""
+        if self._spec.fallback.attempts < 2:
+            return "`fallback: attempts` allows one request"
+        tiers = list(self._spec.tiers)
+        above = tiers[tiers.index(tier) if tier in tiers else 0 :]
+        models = {name for other in above for name in self._spec.tiers[other]}
+        return "" if len(models) > 1 else "there is no second model in its tier or above"
 
     def _rule(self, index: int, spec: RuleSpec) -> Rule:
         path = ("rules", index)

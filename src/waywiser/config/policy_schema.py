@@ -111,6 +111,10 @@ class StepSpec(Strict):
     escalate: str | None = Field(
         default=None, description="The tier a reply that fails its checks goes to; else one up."
     )
+    hedge: bool = Field(
+        default=False,
+        description="Ask a second model when the first is slower than it is in 19 calls of 20. Both are paid for.",
+    )
 
 
 class LanguageSpec(Strict):

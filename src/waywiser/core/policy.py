@@ -31,7 +31,7 @@ class StepRule:
     """What the policy says of one kind of step. An empty `tier` is `auto`: the cheapest that is enough.
 
     `accept` names the checks a reply must pass (`confidence.min_logprob` writes the one that has a bound); one that
-    fails goes to the tier `escalate` (empty: one tier up).
+    fails goes to the tier `escalate` (empty: one tier up). `hedge` asks a second model when the first is slow.
     """
 
     tier: str = ""
