@@ -6,6 +6,7 @@
 | `not_refusal`    | the provider did not filter it, and it does not open with a stock refusal      |
 | `tool_arguments` | every tool call names an offered tool and its arguments satisfy its schema     |
 | `json_schema`    | where structured output was asked for, the text is JSON of that schema         |
+| `min_logprob=…`  | the mean log-probability of its tokens is no lower, or nobody told it          |
 | `module:name`    | that function of the user's says nothing is wrong                              |
 
 A schema is never fetched: one that refers to another document is taken to be wrong.
@@ -21,6 +22,7 @@ from typing import Any
 import orjson
 
 from waywiser.core.calls import Call, Finish, Reply
+from waywiser.core.confidence import bound_of, unsure
 
 _REFUSAL = re.compile(
     r"\s*(i'?m sorry,? but i (can'?t|cannot)|i (can'?t|cannot|won'?t|am unable to|'?m unable to) (help|assist|comply)"
@@ -42,7 +44,8 @@ class Acceptance:
     def __call__(self, call: Call, reply: Reply, checks: tuple[str, ...]) -> str:
         """Say what is wrong with the reply by the first check that it fails; empty when it passes all."""
         for name in checks:
-            if wrong := self._checks[name](call, reply):
+            bound = bound_of(name)
+            if wrong := self._checks[name](call, reply) if bound is None else unsure(reply, bound):
                 return f"{name}: {wrong}"
         return ""
 

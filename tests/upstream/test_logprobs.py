@@ -1,7 +1,5 @@
 """Log-probabilities on the wire and from LangChain models: who is asked for them, and what is read of them."""
 
-# ruff: noqa: E501 - tables of wire data read best one row a line
-
 from __future__ import annotations
 
 import json

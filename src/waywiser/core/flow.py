@@ -20,6 +20,7 @@ from waywiser.core.budget import Shortfall
 from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Outcome, Reply, Usage
 from waywiser.core.claims import amount_text, scopes
 from waywiser.core.conclude import conclude, noted, notice
+from waywiser.core.confidence import handed_on, needed
 from waywiser.core.draft import Draft, InFlight
 from waywiser.core.effects import (
     Check,
@@ -281,6 +282,7 @@ class Pipeline:
                 if wrong:
                     outcome = Failure(FailureKind.NOT_ACCEPTED, wrong, usage=outcome.usage, partial=outcome)
         if isinstance(outcome, Reply):
+            outcome = handed_on(call, outcome)
             self._draft.landed(flight, outcome, self._moment.now_s, judgement)
             return _Landed(flight, outcome, held)
         if isinstance(outcome, Dropped):
@@ -332,7 +334,8 @@ class Pipeline:
         self._flights.remove(flight)
 
     def _outbound(self, flight: InFlight) -> tuple[Call, tuple[str, ...]]:
-        return outbound(self._call, flight.candidate.model, flight.limit, self._said)
+        confidence = needed(self._policy, flight.kind, streamed=self._call.stream)
+        return outbound(self._call, flight.candidate.model, flight.limit, self._said, confidence=confidence)
 
     def _timeout_s(self) -> float:
         return max(min(self._policy.fallback.timeout_s, self._deadline_s - self._moment.now_s), 0.001)

@@ -3,7 +3,8 @@
 A stream is held only while nobody is reading it: for kinds that no person reads, whose kind is sure, everything is
 held until the reply is whole and accepted; for the others text goes out as it comes, and tool calls are held until
 they are whole. Where the kind is not sure, the first chunk with content decides. Nobody waits for a held stream
-beyond the call's deadline, however steadily it drips. An answer that has begun to repeat itself is cut, seen or not.
+beyond the call's deadline, however steadily it drips. An answer that has begun to repeat itself is cut, seen or not,
+and so is one whose model has lost its confidence: that is an answer not good enough, and goes on a tier higher.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from waywiser.core.assembly import Assembly
 from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Reply, Usage
+from waywiser.core.confidence import Doubt
 from waywiser.core.draft import InFlight
 from waywiser.core.effects import Effect, Emit, Follow, Pull, StartStream, StopStream, perform
 from waywiser.core.monologue import Monologue
@@ -69,6 +71,7 @@ def watch(  # noqa: C901 - one loop, every way out of it
     flight.started_s = yield from perform(opening)
     hold_all = not call.stream or (step.kind in UNREAD and step.confidence >= SURE)
     monologue = Monologue() if rule.cut_repetition else None
+    doubt = Doubt(rule.cut_unsure) if rule.cut_unsure is not None else None
     held: list[Chunk] = []
     said: list[str] = []
     emitted = finished = tools_seen = False
@@ -90,12 +93,14 @@ def watch(  # noqa: C901 - one loop, every way out of it
             if revealing and kind is not step.kind:
                 stop = Dropped(kind, flight.usage_so_far())
         late = not emitted and pulled.now_s >= until_s
-        if stop is None and item.finish is None and (why := _intolerable(item, monologue, late=late)) is not None:
+        if stop is None and item.finish is None and (why := _intolerable(item, monologue, doubt, late=late)):
             stop = replace(why, usage=flight.usage_so_far())
         if stop is not None:
             yield from perform(StopStream())
             ended = stop if isinstance(stop, Dropped) else _end(assembly, stop)
             return Watched(ended, (), emitted, pulled.now_s, pulled.jitter, "".join(said))
+        if item.logprobs and call.settings.logprobs is None:
+            item = replace(item, logprobs=())  # the policy's affair
         tools_seen = tools_seen or bool(item.tool_calls)
         if hold_all or kind is None or tools_seen:
             held.append(item)
@@ -108,12 +113,14 @@ def watch(  # noqa: C901 - one loop, every way out of it
         held.clear()
 
 
-def _intolerable(item: Chunk, monologue: Monologue | None, *, late: bool) -> Failure | None:
+def _intolerable(item: Chunk, monologue: Monologue | None, doubt: Doubt | None, *, late: bool) -> Failure | None:
     """Say why a stream that goes on should not."""
     if late:
         return Failure(FailureKind.TIMEOUT, "not whole by the deadline")
     if monologue is not None and monologue.feed(item.text):
         return Failure(FailureKind.CUT_SHORT, "stopped: it repeats itself")
+    if doubt is not None and item.logprobs and (why := doubt.feed(item.logprobs)):
+        return Failure(FailureKind.NOT_ACCEPTED, f"stopped: {why}")
     return None
 
 

@@ -153,7 +153,7 @@ def decode_logprobs(raw: Raw, thinking: str = "") -> tuple[float, ...]:
     Tokens without bytes (llama.cpp tells the end of its turn) are none of it, nor are those up to the end of the
     `thinking` that came along: some servers tell those too.
     """
-    spelled, found = b"", []
+    spelled, found = bytearray(), []
     for item in map(mapping_of, list_of(mapping_of(raw).get("content"))):
         value, token = item.get("logprob"), item.get("bytes")
         if token == [] or isinstance(value, bool) or not isinstance(value, int | float) or isnan(value):
