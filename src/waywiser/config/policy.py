@@ -8,10 +8,19 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
-from waywiser.config.policy_schema import LimitsSpec, ModelSpec, PolicySpec, PriceSpec, RuleSpec, WhenSpec
+from waywiser.config.policy_schema import (
+    LimitsSpec,
+    MinLogprobSpec,
+    ModelSpec,
+    PolicySpec,
+    PriceSpec,
+    RuleSpec,
+    WhenSpec,
+)
 from waywiser.config.shapes import suggest
 from waywiser.config.source import Source
 from waywiser.core.budget import NANOS_PER_USD, Limits
+from waywiser.core.confidence import MIN_LOGPROB, min_logprob
 from waywiser.core.loops import LADDER
 from waywiser.core.models import Ability, Model, Price
 from waywiser.core.policy import (
@@ -24,9 +33,10 @@ from waywiser.core.policy import (
     Rule,
     StepRule,
     Tier,
+    UnsureRule,
     Weights,
 )
-from waywiser.core.steps import StepKind
+from waywiser.core.steps import UNREAD, StepKind
 from waywiser.errors import ConfigError, Problem
 from waywiser.ports import Classifier
 
@@ -94,7 +104,7 @@ class _Loader:
         for name in spec.models:
             if not any(name in models for models in spec.tiers.values()):
                 self._problem(("models", name), f"`{name}` is in no tier", "name it in a tier or take it out", key=True)
-        budget = spec.budget
+        budget, unsure = spec.budget, spec.fallback.cut_unsure
         pressure = []
         for index, entry in enumerate(budget.pressure):
             self._is_tier(entry.ceiling, ("budget", "pressure", index, "ceiling"))
@@ -129,6 +139,7 @@ class _Loader:
                 spec.fallback.deadline_s,
                 cut_stream=spec.fallback.cut_stream,
                 cut_repetition=spec.fallback.cut_repetition,
+                cut_unsure=UnsureRule(unsure.below, unsure.over) if unsure else None,
             ),
             min_saving=spec.switching.min_saving,
             reveal_below=spec.reveal.below if spec.reveal else 0.0,
@@ -202,7 +213,7 @@ class _Loader:
             "" if spec.tier == "auto" else spec.tier,
             spec.sufficiency,
             spec.max_output_tokens,
-            tuple(spec.accept),
+            tuple(min_logprob(one.min_logprob) if isinstance(one, MinLogprobSpec) else one for one in spec.accept),
             spec.escalate or "",
             spec.hedge,
         )
@@ -354,3 +365,29 @@ def _warnings(source: Source, spec: PolicySpec, policy: Policy) -> Iterator[Prob
     for tier in policy.tiers:
         if len(tier.models) == 1 and len(policy.tiers) == 1:
             yield source.problem(("tiers", tier.name), "one model alone: an outage of it can't be survived", key=True)
+    yield from _unjudged(source, spec, policy)
+
+
+def _unjudged(source: Source, spec: PolicySpec, policy: Policy) -> Iterator[Problem]:
+    """Where confidence is to be judged, name the models that do not tell it."""
+    mute = [model.name for tier in policy.tiers for model in tier.models if Ability.LOGPROBS not in model.abilities]
+    hint = "where one does, add `logprobs` to its `abilities` under `models`"
+    never = len(mute) == sum(len(tier.models) for tier in policy.tiers)
+    names = ", ".join(f"`{name}`" for name in dict.fromkeys(mute))
+    where = "anywhere: no model of this policy tells" if never else f"where {names} answers, which does not tell"
+    for kind, step in spec.steps.items():
+        for index, check in enumerate(step.accept):
+            if not isinstance(check, MinLogprobSpec):
+                continue
+            place = ("steps", kind, "accept", index)
+            if mute:
+                yield source.problem(place, f"`{MIN_LOGPROB}` judges nothing {where} log-probabilities", hint)
+            if StepKind(kind) not in UNREAD and spec.fallback.cut_unsure is None:
+                yield source.problem(
+                    place,
+                    f"`{MIN_LOGPROB}` does not judge a streamed {kind}, which is shown as it comes",
+                    "`fallback: {cut_unsure: {below: …}}` watches those",
+                )
+    if mute and spec.fallback.cut_unsure is not None:
+        problem = f"`cut_unsure` stops nothing {where} log-probabilities"
+        yield source.problem(("fallback", "cut_unsure"), problem, hint, key=True)

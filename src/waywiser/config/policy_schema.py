@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
 from waywiser.core.classification import DIFFICULTIES, RISKS, TASKS
+from waywiser.core.confidence import LEAST
 from waywiser.core.models import Ability
 from waywiser.core.steps import StepKind
 
@@ -63,6 +64,7 @@ Names = Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=lis
 Usd = Annotated[float, Field(ge=0, le=1e9)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
+Logprob = Annotated[float, Field(gt=LEAST, lt=0)]
 
 
 class Strict(BaseModel):
@@ -98,13 +100,21 @@ class ModelSpec(Strict):
     cache_ttl_s: Annotated[float, Field(ge=0)] | None = None
 
 
+class MinLogprobSpec(Strict):
+    """A check of confidence, where the provider tells it."""
+
+    min_logprob: Logprob = Field(
+        description="The least mean log-probability of an answer's tokens: -0.1 is sure of itself, -1.5 is guessing."
+    )
+
+
 class StepSpec(Strict):
     """What holds for one kind of step."""
 
     tier: str = Field(default="auto", description="A tier, or `auto`: the cheapest one that is enough.")
     sufficiency: Share = Field(default=0.8, description="For `auto`: how probably the tier must be enough.")
     max_output_tokens: Annotated[int, Field(gt=0)] | None = None
-    accept: list[CheckName | OwnCheck] = Field(
+    accept: list[CheckName | OwnCheck | MinLogprobSpec] = Field(
         default_factory=list,
         description="Checks a reply must pass before it is used: built-in ones, or `module:function` of your own.",
     )
@@ -216,6 +226,13 @@ class LoopsSpec(Strict):
     navigation: list[str] = Field(default_factory=list, description="Tools that only move about: repeats are normal.")
 
 
+class UnsureSpec(Strict):
+    """When a streamed answer is stopped because its model is guessing."""
+
+    below: Logprob = Field(description="The mean log-probability under which it is stopped: -1.5 is guessing.")
+    over: Annotated[int, Field(ge=5, le=1000)] = Field(default=40, description="Over how many of its newest tokens.")
+
+
 class FallbackSpec(Strict):
     """How long and how often one call is tried."""
 
@@ -227,6 +244,9 @@ class FallbackSpec(Strict):
         description="An answer cut while it is read: resume on another model from the text so far, or fail.",
     )
     cut_repetition: bool = Field(default=True, description="Stop a streamed answer that repeats itself.")
+    cut_unsure: UnsureSpec | None = Field(
+        default=None, description="Stop a streamed answer whose model is guessing, where its provider tells."
+    )
 
 
 class SwitchingSpec(Strict):
