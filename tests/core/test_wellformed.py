@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from waywiser.core.calls import Settings, Tool
 from waywiser.core.messages import Message, ToolCall, assistant, system, tool_result, user
-from waywiser.core.wellformed import require_order
+from waywiser.core.wellformed import require_order, require_wellformed
 from waywiser.errors import BadInput
+from waywiser.testing.pieces import LOOK_UP, a_call, a_policy
 
 ONE, TWO = ToolCall("t1", "look_up", "{}"), ToolCall("t2", "look_up", "{}")
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "trajectories"
@@ -42,6 +45,22 @@ def test_sound_histories_pass(history: list[Message]) -> None:
 def test_broken_ones_are_told_with_their_place(history: list[Message], place: str) -> None:
     with pytest.raises(BadInput, match=place):
         require_order(history)
+
+
+@pytest.mark.parametrize(
+    ("choice", "tools", "problem"),
+    [
+        ("tool:gone", (LOOK_UP,), r"tool_choice: no tool 'gone' is offered \(there are look_up\)"),
+        ("tool:look_up", (), r"tool_choice: no tool 'look_up' is offered \(none is\)"),
+        ("required", (), "tool_choice: a tool is required, and none is offered"),
+    ],
+)
+def test_a_tool_that_must_be_called_has_to_be_offered(choice: str, tools: tuple[Tool, ...], problem: str) -> None:
+    call = a_call(tools=tools)
+    with pytest.raises(BadInput, match=problem):
+        require_wellformed(replace(call, settings=Settings(tool_choice=choice)), a_policy())
+    for sound in ("", "auto", "none", *(("required", "tool:look_up") if tools else ())):
+        require_wellformed(replace(call, settings=Settings(tool_choice=sound)), a_policy())
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the recorded sessions are not here")

@@ -114,3 +114,36 @@ def test_other_addresses_and_methods(tight: Proxy) -> None:
         assert httpx.get(f"{tight.base_url}/models", headers={"origin": f"http://{address}:3000"}).status_code == 200
     for page in ("https://example.org", "http://127.0.0.1.example.org", "null"):
         assert httpx.get(f"{tight.base_url}/models", headers={"origin": page}).status_code == 403
+
+
+def test_a_tool_that_must_be_called_has_to_be_offered(tight: Proxy) -> None:
+    headers = {"x-waywiser-session": "chooser"}
+    messages = [{"role": "user", "content": "?"}]
+    schema = {"type": "object", "properties": {}}
+    asked = {
+        "/v1/chat/completions": {
+            "messages": messages,
+            "tool_choice": {"type": "function", "function": {"name": "gone"}},
+            "tools": [{"type": "function", "function": {"name": "there", "parameters": schema}}],
+        },
+        "/v1/messages": {
+            "max_tokens": 9,
+            "messages": messages,
+            "tool_choice": {"type": "tool", "name": "gone"},
+            "tools": [{"name": "there", "input_schema": schema}],
+        },
+        "/v1/responses": {
+            "input": "?",
+            "tool_choice": {"type": "function", "name": "gone"},
+            "tools": [{"type": "function", "name": "there", "parameters": schema}],
+        },
+    }
+    for path, body in asked.items():
+        answer = tight.post(path, {"model": "auto", **body}, **headers)
+        assert answer.status_code == 400, path
+        assert "tool_choice: no tool 'gone' is offered" in answer.json()["error"]["message"]
+        tool = body["tools"][0]
+        (tool.get("function", tool))["input_schema" if "input_schema" in tool else "parameters"] = {"properties": [1]}
+        answer = tight.post(path, {"model": "auto", **body}, **headers)
+        assert answer.status_code == 400, path
+        assert "properties: expected an object" in answer.json()["error"]["message"]

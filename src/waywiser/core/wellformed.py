@@ -31,6 +31,12 @@ def require_wellformed(call: Call, policy: Policy) -> None:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise BadInput(f"tools[{len(names) - 1 - names[::-1].index(twice)}].name: {twice!r} is offered twice")
+    choice = call.settings.tool_choice
+    if choice == "required" and not names:
+        raise BadInput("tool_choice: a tool is required, and none is offered")
+    if choice.startswith("tool:") and choice[5:] not in names:
+        offered = f"there are {', '.join(names)}"[:200] if names else "none is"
+        raise BadInput(f"tool_choice: no tool {choice[5:105]!r} is offered ({offered})")
     require_order(call.messages)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from langgraph.pregel import Pregel
 
 from waywiser.acceptance import UserCheck
+from waywiser.config.shapes import suggest
 from waywiser.core.claims import session_key
 from waywiser.core.policy import Policy
 from waywiser.core.receipt import Receipt
@@ -92,8 +93,12 @@ class Router:
     def chat_model(self, **settings: Any) -> RoutedChatModel:
         """Make a LangChain chat model. `settings` are those of any, such as `temperature` and `max_tokens`.
 
-        `model="provider/name"` pins a model, `tier="name"` a tier.
+        `model="provider/name"` pins a model, `tier="name"` a tier. Raises `BadInput` for a setting that there is not.
         """
+        known = RoutedChatModel.model_fields.keys() - {"engine", "roles"}
+        if unknown := sorted(settings.keys() - known):
+            hint = suggest(unknown[0], known) or "what only one provider knows is bound: `.bind(name=value)`"
+            raise BadInput(f"chat_model: there is no setting {unknown[0]!r}; {hint}")
         return RoutedChatModel(engine=self._runtime.engine, **settings)
 
     def middleware(self, **settings: Any) -> RoutingMiddleware:

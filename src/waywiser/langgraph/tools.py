@@ -10,6 +10,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from waywiser.core.calls import ResponseFormat, Tool
 from waywiser.errors import BadInput
+from waywiser.upstream.tool_schemas import check_parameters
 
 _MOST_BINDINGS = 256
 _bindings: dict[tuple[bool | int | None, ...], tuple[tuple[Any, ...], BoundTools]] = {}
@@ -97,11 +98,9 @@ def _tool(definition: Mapping[str, Any], place: str) -> Tool:
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(function.get("name"), str) or not function["name"]:
         raise BadInput(f"{place}.function.name: a tool needs a name")
-    if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
-        raise BadInput(f"{place}.function.parameters: expected a JSON schema of type object")
-    return Tool(
-        function["name"],
-        function.get("description") or "",
-        orjson.dumps(parameters).decode(),
-        function.get("strict"),
-    )
+    check_parameters(parameters, f"{place}.function.parameters")
+    try:
+        schema = orjson.dumps(parameters).decode()
+    except TypeError as error:
+        raise BadInput(f"{place}.function.parameters: not JSON: {error}") from None
+    return Tool(function["name"], function.get("description") or "", schema, function.get("strict"))

@@ -13,6 +13,7 @@ from waywiser.core.calls import JSON, Call, ResponseFormat, Settings, Tool
 from waywiser.core.messages import File, Image, Message, Part, Role, Text, ToolCall
 from waywiser.errors import BadInput
 from waywiser.upstream.openai_inbound import as_flag, as_number, as_object, as_text, as_whole
+from waywiser.upstream.tool_schemas import check_parameters
 from waywiser.upstream.wire import Raw, dump, text_of
 
 _ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
@@ -171,8 +172,7 @@ def _tools(raw: Raw) -> tuple[Tool, ...]:
         schema = as_object(
             {"type": "object", "properties": {}} if parameters is None else parameters, f"{place}.parameters"
         )
-        if schema.get("type", "object") != "object":
-            raise BadInput(f"{place}.parameters.type: must be 'object'")
+        check_parameters(schema, f"{place}.parameters")
         tools.append(
             Tool(
                 name,

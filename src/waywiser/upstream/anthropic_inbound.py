@@ -14,6 +14,7 @@ from waywiser.core.messages import File, Image, Message, Opaque, Part, Role, Tex
 from waywiser.errors import BadInput
 from waywiser.upstream.anthropic_replies import decode_block
 from waywiser.upstream.openai_inbound import as_flag, as_number, as_object, as_text, as_whole
+from waywiser.upstream.tool_schemas import check_parameters
 from waywiser.upstream.wire import Raw, dump, list_of, mapping_of, mend, parse, text_of
 
 Object: TypeAlias = "dict[str, JSON]"
@@ -264,6 +265,7 @@ def _tools(raw: Raw) -> tuple[Tool, ...]:
         if tool.get("type") not in (None, "custom"):
             raise BadInput(f"{where}.type: tools that the provider runs itself can't be routed, got {tool['type']!r}")
         schema = as_object(tool.get("input_schema"), f"{where}.input_schema")
+        check_parameters(schema, f"{where}.input_schema")
         about = text_of(tool.get("description"))
         strict = as_flag(tool, "strict", f"{where}.")
         tools.append(Tool(as_text(tool.get("name"), f"{where}.name"), about, dump(dict(schema)).decode(), strict))

@@ -13,6 +13,7 @@ from typing import TypeAlias, cast
 from waywiser.core.calls import JSON, Call, Chunk, Origin, Reply, ResponseFormat, Settings, Tool, Usage
 from waywiser.core.messages import File, Image, Message, Opaque, Part, Role, Text, Thinking, ToolCall
 from waywiser.errors import BadInput
+from waywiser.upstream.tool_schemas import check_parameters
 from waywiser.upstream.wire import Raw, dump, mapping_of, mend, parse, text_of
 
 Object: TypeAlias = "dict[str, JSON]"
@@ -95,9 +96,7 @@ def read_tools(raw: Raw, place: str = "tools") -> tuple[Tool, ...]:
         schema = as_object(
             {"type": "object", "properties": {}} if parameters is None else parameters, f"{where}.function.parameters"
         )
-        if schema.get("type", "object") != "object":
-            raise BadInput(f"{where}.function.parameters.type: must be 'object', got {schema['type']!r}")
-        _check_properties(schema, f"{where}.function.parameters")
+        check_parameters(schema, f"{where}.function.parameters")
         about = _optional_text(function.get("description"), f"{where}.function.description")
         tools.append(Tool(name, about, dump(dict(schema)).decode(), as_flag(function, "strict", f"{where}.function.")))
     return tuple(tools)
@@ -257,17 +256,6 @@ def _format(raw: Raw) -> ResponseFormat | None:
     schema = as_object(said.get("schema"), "response_format.json_schema.schema")
     name = _optional_text(said.get("name"), "response_format.json_schema.name") or "answer"
     return ResponseFormat(dump(dict(schema)).decode(), name, as_flag(said, "strict", "response_format.json_schema."))
-
-
-def _check_properties(schema: Mapping[str, Raw], place: str) -> None:
-    """Raise `BadInput` for properties that no arguments could be checked against."""
-    if schema.get("properties") is not None:
-        for name, inner in as_object(schema["properties"], f"{place}.properties").items():
-            if not isinstance(inner, bool):
-                as_object(inner, f"{place}.properties.{name[:100]}")
-    required = schema.get("required")
-    if required is not None and not (isinstance(required, list) and all(isinstance(name, str) for name in required)):
-        raise BadInput(f"{place}.required: expected an array of names")
 
 
 def _settings(data: Mapping[str, Raw], tools: Sequence[Tool]) -> Settings:
