@@ -50,6 +50,7 @@ class _Lanes(Generic[Done]):
         self._heard: set[int] = set()
 
     def _tally(self, asked: Begin) -> Tally:
+        self._heard.discard(asked.lane)
         return Tally(self._board, self._clock, asked.model.name)
 
     def _unheard(self) -> list[tuple[int, Done]]:
