@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
+from waywiser.config.advice import advice
 from waywiser.config.policy_schema import (
     LimitsSpec,
     MinLogprobSpec,
@@ -20,7 +21,7 @@ from waywiser.config.policy_schema import (
 from waywiser.config.shapes import suggest
 from waywiser.config.source import Source
 from waywiser.core.budget import NANOS_PER_USD, Limits
-from waywiser.core.confidence import MIN_LOGPROB, min_logprob
+from waywiser.core.confidence import min_logprob
 from waywiser.core.loops import LADDER
 from waywiser.core.models import Ability, Model, Price
 from waywiser.core.policy import (
@@ -36,7 +37,7 @@ from waywiser.core.policy import (
     UnsureRule,
     Weights,
 )
-from waywiser.core.steps import UNREAD, StepKind
+from waywiser.core.steps import StepKind
 from waywiser.errors import ConfigError, Problem
 from waywiser.ports import Classifier
 
@@ -88,7 +89,7 @@ def load_policy(source: Source, table: ModelTable, open_classifier: OpenClassifi
     if loader.problems:
         raise ConfigError(sorted(loader.problems, key=lambda problem: (problem.place.line, problem.place.column)))
     keys = {name: entry.api_key.get_secret_value() for name, entry in spec.models.items() if entry.api_key}
-    return LoadedPolicy(policy, keys, tuple(_warnings(source, spec, policy)), source, classifier, weights)
+    return LoadedPolicy(policy, keys, tuple(advice(source, spec, policy)), source, classifier, weights)
 
 
 class _Loader:
@@ -334,60 +335,3 @@ def _condition(spec: WhenSpec) -> Condition:
 
 def _set(names: Iterable[str] | None) -> frozenset[str]:
     return frozenset(names or ())
-
-
-def _warnings(source: Source, spec: PolicySpec, policy: Policy) -> Iterator[Problem]:
-    """What is legal but unwise."""
-    means = [sum(model.prices[0].output_picos for model in tier.models) / len(tier.models) for tier in policy.tiers]
-    for index, tier in enumerate(policy.tiers[1:], start=1):
-        if means[index] < means[index - 1]:
-            yield source.problem(
-                ("tiers", tier.name),
-                f"tier `{tier.name}` is cheaper than the one before it",
-                "cheapest first",
-                key=True,
-            )
-    tier_of: dict[str, str] = {}
-    for tier in policy.tiers:
-        for index, model in enumerate(tier.models):
-            if (first := tier_of.setdefault(model.name, tier.name)) != tier.name:
-                message = f"`{model.name}` is in tier `{first}` too: moving up may change nothing"
-                yield source.problem(("tiers", tier.name, index), message, "name a model in one tier")
-    budget = spec.budget
-    if not any((budget.session.usd, budget.session.tokens, budget.session.llm_calls, budget.tenant.usd_per_day)):
-        yield source.problem(("budget",), "nothing limits what a session may cost", "set `budget: {session: {usd: …}}`")
-    if budget.on_exhausted == "conclude" and budget.session.usd is not None and not budget.keep.get("synthesis"):
-        yield source.problem(
-            ("budget", "on_exhausted"),
-            "`conclude` without `keep`: a session that spent everything is ended by a fixed notice",
-            "set `keep: {synthesis: 20%}`",
-        )
-    for tier in policy.tiers:
-        if len(tier.models) == 1 and len(policy.tiers) == 1:
-            yield source.problem(("tiers", tier.name), "one model alone: an outage of it can't be survived", key=True)
-    yield from _unjudged(source, spec, policy)
-
-
-def _unjudged(source: Source, spec: PolicySpec, policy: Policy) -> Iterator[Problem]:
-    """Where confidence is to be judged, name the models that do not tell it."""
-    mute = [model.name for tier in policy.tiers for model in tier.models if Ability.LOGPROBS not in model.abilities]
-    hint = "where one does, add `logprobs` to its `abilities` under `models`"
-    never = len(mute) == sum(len(tier.models) for tier in policy.tiers)
-    names = ", ".join(f"`{name}`" for name in dict.fromkeys(mute))
-    where = "anywhere: no model of this policy tells" if never else f"where {names} answers, which does not tell"
-    for kind, step in spec.steps.items():
-        for index, check in enumerate(step.accept):
-            if not isinstance(check, MinLogprobSpec):
-                continue
-            place = ("steps", kind, "accept", index)
-            if mute:
-                yield source.problem(place, f"`{MIN_LOGPROB}` judges nothing {where} log-probabilities", hint)
-            if StepKind(kind) not in UNREAD and spec.fallback.cut_unsure is None:
-                yield source.problem(
-                    place,
-                    f"`{MIN_LOGPROB}` does not judge a streamed {kind}, which is shown as it comes",
-                    "`fallback: {cut_unsure: {below: …}}` watches those",
-                )
-    if mute and spec.fallback.cut_unsure is not None:
-        problem = f"`cut_unsure` stops nothing {where} log-probabilities"
-        yield source.problem(("fallback", "cut_unsure"), problem, hint, key=True)
