@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -41,21 +42,20 @@ class Concepts:
 
     def strength(self, view: PromptView) -> Floats:
         """Return 0 for each concept not spoken of, 1 for one term, 1.5 for two, and so on towards 2."""
-        found = self._found(view)
-        if not found.size:
+        keys = view.all_keys
+        places = self.keys.searchsorted(keys)
+        hits = places[self.keys.take(places, mode="clip") == keys].tolist()
+        if not hits:
             return np.zeros(len(self.names), dtype=np.float32)
-        bits = np.unpackbits(self.masks[found].astype("<u8").view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")
-        counts = bits[:, : len(self.names)].sum(axis=0, dtype=np.float32)
+        counts = self._belongs[list(set(hits))].sum(axis=0, dtype=np.float32)
         strength: Floats = 2 - 2 * np.exp2(-counts)
         return strength
 
-    def _found(self, view: PromptView) -> npt.NDArray[np.int64]:
-        """Return the distinct places in the table of the terms a text contains."""
-        places = []
-        for keys in (view.keys, view.long_keys):
-            place = np.minimum(np.searchsorted(self.keys, keys), self.keys.size - 1)
-            places.append(place[self.keys[place] == keys])
-        return np.unique(np.concatenate(places))
+    @cached_property
+    def _belongs(self) -> npt.NDArray[np.uint8]:
+        """The bits of `masks`, a row for each term: 1 where it belongs to a concept."""
+        bits = np.unpackbits(self.masks.astype("<u8").view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")
+        return bits[:, : len(self.names)]
 
     def word_of(self, view: PromptView, concept: str) -> int:
         """Return the index of the first word of the text that is a term of a concept, or -1."""

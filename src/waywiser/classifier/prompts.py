@@ -24,6 +24,7 @@ COLUMNS = (
 _TASK = slice(0, len(TASKS))
 _DIFFICULTY = slice(_TASK.stop, _TASK.stop + len(DIFFICULTIES))
 _RISK = slice(_DIFFICULTY.stop, _DIFFICULTY.stop + len(RISKS))
+_CONFIDENTIAL = RISKS.index("confidential")
 _SECRET = SHAPE.index("a secret")
 _IDENTITY = SHAPE.index("an identity number")
 
@@ -64,22 +65,19 @@ class PromptHeads:
     def judge(self, view: PromptView) -> PromptJudgement:
         """Say what a prompt is."""
         logits = self._heads.logits(view)
-        tasks, difficulties = softmax(logits[_TASK]), softmax(logits[_DIFFICULTY])
-        chances = sigmoid(logits[_RISK.start :])
-        risks, timely = chances[: len(RISKS)], float(chances[-1])
-        task, hard = int(tasks.argmax()), int(difficulties.argmax())
-        shape = view.shape
+        tasks, difficulties = softmax(logits[_TASK]).tolist(), softmax(logits[_DIFFICULTY]).tolist()
+        *risks, timely = sigmoid(logits[_RISK.start :]).tolist()
+        task, hard = tasks.index(max(tasks)), difficulties.index(max(difficulties))
         found = []
-        for index, risk in enumerate(RISKS):
-            chance = float(risks[index])
-            if risk == "confidential" and (shape[_SECRET] or shape[_IDENTITY]):
-                chance = max(chance, 0.95)  # a key or an identity number is what it is, whatever stands around it
+        if view.shape[_SECRET] or view.shape[_IDENTITY]:
+            risks[_CONFIDENTIAL] = max(risks[_CONFIDENTIAL], 0.95)  # it is what it is, whatever stands around it
+        for risk, chance in zip(RISKS, risks, strict=True):
             if chance > 0.5:
                 found.append(Judged(risk, chance))
         return PromptJudgement(
-            Judged(TASKS[task], float(tasks[task])),
-            Judged(DIFFICULTIES[hard], float(difficulties[hard])),
-            tuple(difficulties.tolist()),
+            Judged(TASKS[task], tasks[task]),
+            Judged(DIFFICULTIES[hard], difficulties[hard]),
+            tuple(difficulties),
             tuple(found),
             timely,
             self._why(view, found, timely),
