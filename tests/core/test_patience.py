@@ -9,8 +9,8 @@ import pytest
 
 from waywiser.core.calls import FailureKind
 from waywiser.core.health import (
-    COOL_DOWN_S,
     HEDGE_AFTER_CALLS,
+    REST_S,
     TRIP_AFTER,
     Health,
     admit,
@@ -116,7 +116,7 @@ def test_a_probe_that_was_outrun_ends_without_a_verdict() -> None:
     health = Health()
     for _ in range(TRIP_AFTER):
         health = failed(health, FailureKind.OVERLOADED, NOW_S)
-    due_s = NOW_S + COOL_DOWN_S
+    due_s = NOW_S + REST_S
     probing = admit(health, due_s)
     assert probing is not None
     assert admit(probing, due_s + 1) is None

@@ -1,7 +1,9 @@
 """How a model has been doing: a circuit (closed, open, half-open) and exponentially weighted error rate and latency.
 
-A circuit opens after `TRIP_AFTER` failures in a row, or when more than half of the recent calls failed. It stays open
-for a cool-down that doubles with each failed probe; then one probe may pass, and a good one closes it.
+A circuit opens after `TRIP_AFTER` failures in a row, or when more than half of the recent calls failed. After a rest
+one probe may pass; a good one closes it, a failed one makes it rest for a share of what the outage has lasted so far.
+So a provider that is back is found out after at most that share of the time it was away (a rest that doubles finds it
+out as late as it was away), and one that is long away is asked four times a minute.
 
 What was measured is believed less the older it is: a model that is avoided because it failed or was slow is not called,
 so nothing but time could ever clear its name.
@@ -23,8 +25,10 @@ from waywiser.core.calls import FailureKind
 TRIP_AFTER = 4
 TRIP_RATE = 0.5
 ALPHA = 0.2
-COOL_DOWN_S = 2.0
-COOL_DOWN_MAX_S = 60.0
+REST_S = 2.0
+REST_MAX_S = 15.0
+REST_SHARE = 0.2
+"""After a failed probe a circuit rests for this share of the outage, and between `REST_S` and `REST_MAX_S`."""
 HALF_LIFE_S = 30.0
 """After so long without a call, what is known of a model counts for half."""
 PROBE_LEASE_S = 30.0
@@ -64,7 +68,10 @@ class Circuit(StrEnum):
 class Health:
     """What is known of one model. `open_until_s` 0: closed. `probing_s` is when the running probe was let through.
 
-    `noted_s` is when its last call ended (0: not known). `latency_s` and `first_token_s` are weighted means of whole
+    `opened_s` is when its latest outage began, `healed_s` when that ended, `failing_s` when its first failure in a row
+    was noted, `noted_s` when its last call ended (0: not known).
+
+    `latency_s` and `first_token_s` are weighted means of whole
     answers and of the first pieces of streams, `slow_s` and `slow_first_s` their 0.95 quantiles; `timed` and
     `timed_first` say how many calls taught them.
     """
@@ -79,7 +86,9 @@ class Health:
     timed_first: int = 0
     failures_in_a_row: int = 0
     open_until_s: float = 0.0
-    cool_down_s: float = COOL_DOWN_S
+    opened_s: float = 0.0
+    healed_s: float = 0.0
+    failing_s: float = 0.0
     probing_s: float = 0.0
     noted_s: float = 0.0
 
@@ -90,18 +99,23 @@ class Health:
 
     def errors(self, now_s: float) -> float:
         """The error rate as far as it still counts. A circuit that is due a probe starts afresh, or none would pass."""
-        return 0.0 if self.circuit(now_s) is Circuit.HALF_OPEN else self.error_rate * self._weight(now_s)
+        return 0.0 if self.circuit(now_s) is Circuit.HALF_OPEN else self.error_rate * self.weight(now_s)
 
     def latency(self, now_s: float, prior_s: float) -> float:
         """The latency in seconds as far as it still counts, leaning on `prior_s`."""
-        return prior_s + (self.latency_s - prior_s) * self._weight(now_s) if self.latency_s else prior_s
+        return prior_s + (self.latency_s - prior_s) * self.weight(now_s) if self.latency_s else prior_s
+
+    def first_token(self, now_s: float, prior_s: float) -> float:
+        """Like `latency`, of the first piece of a stream."""
+        return prior_s + (self.first_token_s - prior_s) * self.weight(now_s) if self.first_token_s else prior_s
 
     def patience_s(self, first: bool) -> float | None:
         """How long an answer (`first`: its first piece) may take before it is slow; None until enough were timed."""
         slow_s, timed = (self.slow_first_s, self.timed_first) if first else (self.slow_s, self.timed)
         return slow_s if timed >= HEDGE_AFTER_CALLS else None
 
-    def _weight(self, now_s: float) -> float:
+    def weight(self, now_s: float) -> float:
+        """What was measured counts for so much at `now_s`, 0..1."""
         return 0.5 ** (max(now_s - self.noted_s, 0.0) / HALF_LIFE_S) if self.noted_s else 1.0
 
     def circuit(self, now_s: float) -> Circuit:
@@ -131,16 +145,18 @@ def succeeded(health: Health, took_s: float, *, now_s: float = 0.0, first_s: flo
         health,
         calls=health.calls + 1,
         error_rate=0.0 if health.open_until_s else health.errors(now_s) * (1 - ALPHA),
-        latency_s=_mean(health.latency_s, took_s),
+        latency_s=_mean(health.latency_s, took_s, _gain(health, now_s)),
         slow_s=_slow(health.slow_s, health.timed, took_s, longer=took_s > health.slow_s),
         timed=health.timed + 1,
         failures_in_a_row=0,
         open_until_s=0.0,
-        cool_down_s=COOL_DOWN_S,
+        healed_s=now_s if health.open_until_s else health.healed_s,
         probing_s=0.0,
         noted_s=now_s,
     )
-    return noted if first_s is None else _first_piece(noted, first_s, longer=first_s > health.slow_first_s)
+    if first_s is None:
+        return noted
+    return _first_piece(noted, first_s, _gain(health, now_s), longer=first_s > health.slow_first_s)
 
 
 def outrun(health: Health, waited_s: float, first: bool, now_s: float) -> Health:
@@ -148,15 +164,16 @@ def outrun(health: Health, waited_s: float, first: bool, now_s: float) -> Health
 
     `first` says that nothing of it had come. It was too slow, which is no failure; a probe ends without a verdict.
     """
+    gain = _gain(health, now_s)
     noted = replace(
         health,
         calls=health.calls + 1,
-        latency_s=max(_mean(health.latency_s, waited_s), health.latency_s),
+        latency_s=max(_mean(health.latency_s, waited_s, gain), health.latency_s),
         probing_s=0.0,
         noted_s=now_s,
     )
     if first:
-        noted = _first_piece(noted, max(waited_s, health.first_token_s), longer=True)
+        noted = _first_piece(noted, max(waited_s, health.first_token_s), gain, longer=True)
     if first and waited_s <= health.slow_s:
         return noted  # nobody knows whether the whole would have been slow
     return replace(noted, slow_s=_slow(health.slow_s, health.timed, waited_s, longer=True), timed=health.timed + 1)
@@ -165,8 +182,9 @@ def outrun(health: Health, waited_s: float, first: bool, now_s: float) -> Health
 def failed(health: Health, kind: FailureKind, now_s: float, retry_after_s: float | None = None) -> Health:
     """Note a failure. One that blames only the request leaves the circuit alone (and ends a probe).
 
-    While the circuit is open, a failure without a probe belongs to a call from before: only a failed probe makes the
-    cool-down longer, or sixteen calls that fail together would open it for a minute.
+    While the circuit is open, a failure without a probe belongs to a call from before: only a failed probe makes it
+    rest again, or sixteen calls that fail together would. A model that fails again soon after it healed has the same
+    outage still: it could answer one probe, but not everybody.
     """
     if kind not in BLAMED:
         return replace(health, probing_s=0.0)
@@ -174,29 +192,44 @@ def failed(health: Health, kind: FailureKind, now_s: float, retry_after_s: float
     known = health.error_rate if health.open_until_s else health.errors(now_s)
     rate = known + ALPHA * (1 - known)
     noted = replace(
-        health, calls=health.calls + 1, error_rate=rate, failures_in_a_row=in_a_row, probing_s=0.0, noted_s=now_s
+        health,
+        calls=health.calls + 1,
+        error_rate=rate,
+        failures_in_a_row=in_a_row,
+        failing_s=health.failing_s if health.failures_in_a_row else now_s,
+        probing_s=0.0,
+        noted_s=now_s,
     )
     if health.open_until_s:
-        if not health.probing_s:
-            return noted
-        wait = min(health.cool_down_s * 2, COOL_DOWN_MAX_S)
-        return replace(noted, open_until_s=now_s + wait, cool_down_s=wait)
+        return replace(noted, open_until_s=_rested(noted, now_s, retry_after_s)) if health.probing_s else noted
     if in_a_row >= TRIP_AFTER or (rate > TRIP_RATE and health.calls >= TRIP_AFTER):
-        return replace(noted, open_until_s=now_s + max(health.cool_down_s, retry_after_s or 0.0))
+        relapsed = health.opened_s and now_s - health.healed_s < REST_MAX_S
+        noted = replace(noted, opened_s=health.opened_s if relapsed else now_s)
+        return replace(noted, open_until_s=_rested(noted, now_s, retry_after_s))
     return noted
 
 
-def _first_piece(health: Health, first_s: float, *, longer: bool) -> Health:
+def _rested(health: Health, now_s: float, retry_after_s: float | None) -> float:
+    rest_s = min(max(REST_SHARE * (now_s - health.opened_s), REST_S), REST_MAX_S)
+    return now_s + max(rest_s, retry_after_s or 0.0)
+
+
+def _first_piece(health: Health, first_s: float, gain: float, *, longer: bool) -> Health:
     return replace(
         health,
-        first_token_s=_mean(health.first_token_s, first_s),
+        first_token_s=_mean(health.first_token_s, first_s, gain),
         slow_first_s=_slow(health.slow_first_s, health.timed_first, first_s, longer=longer),
         timed_first=health.timed_first + 1,
     )
 
 
-def _mean(mean_s: float, took_s: float) -> float:
-    return mean_s + ALPHA * (took_s - mean_s) if mean_s else took_s
+def _gain(health: Health, now_s: float) -> float:
+    """How much a new measurement counts: the more the older what is known, or an old slowness would outlive its end."""
+    return 1 - (1 - ALPHA) * health.weight(now_s)
+
+
+def _mean(mean_s: float, took_s: float, gain: float) -> float:
+    return mean_s + gain * (took_s - mean_s) if mean_s else took_s
 
 
 def _slow(slow_s: float, timed: int, took_s: float, *, longer: bool) -> float:

@@ -2,8 +2,9 @@
 
 Terms are in 0..1 so that weights compare. *quality* is the catalogue's prior. *cost* is what this call is expected to
 cost on that model now, over the dearest candidate's: a prompt prefix that is warm there is priced as cached. *latency*
-is the measured mean (the catalogue's prior until there is one, and again when it is old) over the slowest candidate's.
-*health* is the exponentially weighted error rate, which time forgives.
+is the measured mean (the catalogue's prior until there is one, and again when it is old) over the slowest candidate's;
+of an answer that is read as it comes, the mean until its first piece. *health* is the exponentially weighted error
+rate, which time forgives.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ EXPECTED_OUTPUT_TOKENS = {
     StepKind.OTHER: 200,
 }
 """Output tokens a step is expected to take before the session has shown better (medians of recorded sessions)."""
+
+_UNKNOWN = Health()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +87,16 @@ def expectation(model: Model, input_tokens: int, warm: int, output_tokens: int) 
 
 
 def scored(
-    candidates: Sequence[Candidate], weights: Weights, health: Mapping[str, Health], now_s: float
+    candidates: Sequence[Candidate],
+    weights: Weights,
+    health: Mapping[str, Health],
+    now_s: float,
+    *,
+    first: bool = False,
 ) -> list[Candidate]:
-    """Score every candidate against the others. The order is kept."""
+    """Score every candidate against the others, by its `first` piece or by the whole. The order is kept."""
     dearest = max((candidate.expected_nanos for candidate in candidates), default=0) or 1
-    latencies = [_latency_s(candidate.model, health.get(candidate.model.name), now_s) for candidate in candidates]
+    latencies = _latencies_s(candidates, health, now_s, first=first)
     slowest = max(latencies, default=0.0) or 1.0
     result = []
     for candidate, latency in zip(candidates, latencies, strict=True):
@@ -117,6 +125,20 @@ def _term(name: str, value: float, weight: float) -> Term:
     return Term(name, value, value * weight)
 
 
-def _latency_s(model: Model, health: Health | None, now_s: float) -> float:
-    prior_s = model.latency_ms / 1000
-    return prior_s if health is None else health.latency(now_s, prior_s)
+def _latencies_s(
+    candidates: Sequence[Candidate], health: Mapping[str, Health], now_s: float, *, first: bool
+) -> list[float]:
+    """What every candidate is expected to take, in seconds.
+
+    A model whose first piece was never timed is taken to begin after the same share of the whole as those whose was:
+    otherwise it would be compared, with its whole, to their beginnings.
+    """
+    known = [health.get(candidate.model.name, _UNKNOWN) for candidate in candidates]
+    both = [one for one in known if one.first_token_s and one.latency_s]
+    begun = sum(one.first_token_s / one.latency_s for one in both) / len(both) if first and both else 1.0
+    latencies = []
+    for candidate, one in zip(candidates, known, strict=True):
+        prior_s = candidate.model.latency_ms / 1000
+        timed = first and one.first_token_s
+        latencies.append(one.first_token(now_s, prior_s * begun) if timed else one.latency(now_s, prior_s) * begun)
+    return latencies

@@ -21,7 +21,7 @@ from waywiser.core.policy import Policy, Target
 from waywiser.core.portability import Forbidden, portable, surveyed
 from waywiser.core.receipt import Considered
 from waywiser.core.scoring import Candidate, expectation, expected_output, scored, warm_tokens
-from waywiser.core.steps import Step
+from waywiser.core.steps import SURE, UNREAD, Step
 from waywiser.core.trail import Trail
 
 
@@ -68,7 +68,8 @@ def evaluate(
             warm = warm_tokens(model, trail, call.tools, call.messages, now_s) if trail.warm else 0
             usage, nanos = expectation(model, tokens[model.encoding], warm, output_tokens)
             fit.append(Candidate(model, tier.name, rank, usage, nanos))
-    ranked = _ranked(scored(fit, policy.weights, health, now_s), target, health, now_s)
+    read = call.stream and not (step.kind in UNREAD and step.confidence >= SURE)
+    ranked = _ranked(scored(fit, policy.weights, health, now_s, first=read), target, health, now_s)
     reasons = list(target.reasons)
     ranked, sticky = _stay(ranked, trail, target, policy.min_saving)
     if sticky:
