@@ -1,6 +1,7 @@
 """Replaying a run's own receipts under its own policy gives the same decisions: whatever happened in the run."""
 
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -10,6 +11,8 @@ import pytest
 from waywiser.catalog.tokens import TokenEstimator
 from waywiser.core.budget import Limits
 from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Finish, Origin, Outcome, Reply, Usage
+from waywiser.core.health import HEDGE_AFTER_CALLS
+from waywiser.core.hedge import OUTRUN
 from waywiser.core.messages import Message, Text, ToolCall, tool_result, user
 from waywiser.core.models import Model
 from waywiser.core.policy import BudgetRule, FallbackRule, LoopControl, Policy, Pressure
@@ -23,7 +26,7 @@ from waywiser.runtime import LazyClassifier
 from waywiser.stores.codec import encode_receipt
 from waywiser.stores.memory import MemoryStore
 from waywiser.testing import FrozenClock, chunks
-from waywiser.testing.pieces import LOOK_UP, a_policy
+from waywiser.testing.pieces import LOOK_UP, STEPS, a_policy
 
 CLASSIFIER = LazyClassifier()
 BUDGET = BudgetRule(
@@ -34,15 +37,28 @@ BUDGET = BudgetRule(
 )
 
 
+HESITATES_S = 0.01
+
+
+class RunningClock(FrozenClock):
+    """A clock that runs, and can be told to jump."""
+
+    def now(self) -> float:
+        return super().now() + time.monotonic()
+
+
 @dataclass
 class Moody:
     """An upstream that repeats itself, fails now and then, and tells what it used."""
 
     chance: random.Random
+    hesitates_s: float = 0.0
     counter: TokenEstimator = field(default_factory=TokenEstimator)
     seen: dict[str, int] = field(default_factory=dict)
 
     def send(self, model: Model, call: Call, timeout_s: float) -> Outcome:
+        if self.hesitates_s and self.chance.random() < 0.5:
+            time.sleep(self.hesitates_s * self.chance.randint(1, 3))
         if self.chance.random() < 0.1:
             return Failure(FailureKind.OVERLOADED, "busy")
         tokens = self.counter.messages(call.messages, model.encoding) + self.counter.tools(call.tools, model.encoding)
@@ -64,15 +80,22 @@ class Moody:
 
 def run(policy: Policy, seed: int) -> list[Receipt]:
     """Let an agent work one session and return its receipts."""
-    chance, clock, store = random.Random(seed), FrozenClock(), MemoryStore()
+    hedging = any(rule.hedge for rule in policy.steps.values())
+    chance, store = random.Random(seed), MemoryStore()
+    clock = RunningClock() if hedging else FrozenClock()
     engine = Engine(
         policy,
         store=store,
-        upstreams={"scripted": Moody(chance)},
+        upstreams={"scripted": Moody(chance, HESITATES_S if hedging else 0.0)},
         counter=TokenEstimator(),
         clock=clock,
         classifier=CLASSIFIER,
     )
+    if hedging:
+        for _ in range(HEDGE_AFTER_CALLS):
+            for tier in policy.tiers:
+                for model in tier.models:
+                    engine.health.note(model.name, None, HESITATES_S / 2, clock.now())
     history: list[Message] = [user("Where is my order W1? I want to return half of it and exchange the rest.")]
     for number in range(18):
         origin = Origin(session="s", kind="planning" if number == 0 else "", kind_by="the test" if number == 0 else "")
@@ -103,6 +126,7 @@ POLICIES = {
     "loops": a_policy(loops=LoopControl()),
     "patient": a_policy(loops=LoopControl(after=4, ladder=("hint", "stop")), fallback=FallbackRule(attempts=2)),
     "reveal": a_policy(reveal_below=0.95),
+    "hedge": a_policy(steps={kind: replace(rule, hedge=True) for kind, rule in STEPS.items()}, budget=BUDGET),
     "all": a_policy(budget=BUDGET, loops=LoopControl(ladder=("escalate", "conclude"))),
 }
 
@@ -120,6 +144,8 @@ def test_the_same_decisions(name: str) -> None:
         assert result.cost_nanos == result.recorded_nanos
         happened |= {one.loop for one in receipts} | {one.refused for one in receipts}
         happened |= {"failed" for one in receipts for attempt in one.attempts if attempt.failure}
+        happened |= {attempt.failure for one in receipts for attempt in one.attempts}
     assert "failed" in happened
+    assert (OUTRUN in happened) == (name == "hedge")
     if policy.loops is not None:
         assert happened & {"hint", "escalate", "conclude", "stop"}

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Finish, Reply, ToolCallDelta, Usage
+from waywiser.core.calls import Call, Chunk, Failure, Finish, Reply, ToolCallDelta, Usage
 from waywiser.core.classification import Classification
 from waywiser.core.effects import (
+    Begin,
     Check,
     Classify,
     Effect,
+    Follow,
     Open,
     Pull,
     Pulled,
@@ -27,6 +29,7 @@ from waywiser.core.effects import (
     Situation,
     Sleep,
     StartStream,
+    Wait,
 )
 from waywiser.core.flow import Done, Pipeline
 from waywiser.core.health import Health
@@ -39,6 +42,7 @@ from waywiser.core.steps import StepKind
 from waywiser.ports import Classifier
 from waywiser.replay.measures import Measures
 from waywiser.replay.prompt_cache import PromptCache
+from waywiser.replay.raced import Race, failed_then, impatient
 from waywiser.replay.recording import Recorded
 from waywiser.replay.told import told_tokens
 from waywiser.stores.memory import MemoryStore
@@ -68,7 +72,7 @@ class Driver:
         # A store of its own for each session: results do not hang on which sessions were replayed before.
         self._store = MemoryStore()
 
-    def drive(  # noqa: C901 - one branch an effect
+    def drive(  # noqa: C901, PLR0912, PLR0915 - one branch an effect
         self, recorded: Recorded, call: Call, encoding: str, now_s: float
     ) -> Course:
         """Run one call through the pipeline. `encoding` is that of the recorded usage. Raises `BadInput`."""
@@ -77,6 +81,7 @@ class Driver:
         run = pipeline.run()
         stream: Iterator[Chunk | Failure] = iter(())
         told = iter(recorded.receipt.attempts if recorded.receipt is not None else ())
+        race = Race(told, lambda asked: self._reply(asked.model, asked.call, recorded, encoding, now_s, course))
         result: object = None
         while True:
             try:
@@ -96,12 +101,12 @@ class Driver:
             elif isinstance(effect, Record):
                 self._store.record(effect.receipt)
             elif isinstance(effect, Send):
-                outcome: Reply | Failure | None = _failed_then(next(told, None), effect.model)
+                outcome: Reply | Failure | None = failed_then(next(told, None), effect.model)
                 outcome = outcome or self._reply(effect.model, effect.call, recorded, encoding, now_s, course)
                 result = Sent(outcome, now_s, now_s, JITTER)
             elif isinstance(effect, StartStream):
                 attempt = next(told, None)
-                if (failure := _failed_then(attempt, effect.model)) is not None:
+                if (failure := failed_then(attempt, effect.model)) is not None:
                     stream = iter((failure,))
                 else:
                     reply = self._reply(effect.model, effect.call, recorded, encoding, now_s, course)
@@ -114,6 +119,15 @@ class Driver:
                 result = Pulled(None, now_s, JITTER)
             elif isinstance(effect, Check):
                 result = ""
+            elif isinstance(effect, Begin):
+                race.begin(effect)
+                result = now_s
+            elif isinstance(effect, Wait):
+                result = race.wait(effect, now_s, JITTER)
+            elif isinstance(effect, Follow):
+                outcome = race.outcome
+                stream = iter((outcome,)) if isinstance(outcome, Failure) else _chunks(outcome, None)
+                result = now_s
 
     def _situation(self, effect: Open, recorded: Recorded, encoding: str) -> Situation:
         opened = self._store.open(effect.call.origin.session, effect.path, effect.now_s, effect.policy)
@@ -149,9 +163,6 @@ class Driver:
         return replace(reply, usage=usage, finish=finish, model=model.remote)
 
 
-_FAILURES = frozenset(FailureKind)
-
-
 def _health(recorded: Recorded) -> Mapping[str, Health]:
     """How the models were doing: as far as a receipt's scores tell, else nothing is held against anyone.
 
@@ -164,14 +175,7 @@ def _health(recorded: Recorded) -> Mapping[str, Health]:
         terms = {term.name: term.value for term in entry.terms}
         if terms:
             known[entry.model] = Health(error_rate=terms.get("health", 0.0), latency_s=terms.get("latency", 0.0))
-    return known
-
-
-def _failed_then(attempt: Attempt | None, model: Model) -> Failure | None:
-    """What a provider failed with then it fails with again, as long as it is the same one that is asked."""
-    if attempt is None or attempt.model != model.name or attempt.failure not in _FAILURES:
-        return None
-    return Failure(FailureKind(attempt.failure), attempt.detail, usage=attempt.usage)
+    return impatient(recorded.receipt, known)
 
 
 def _dropped(attempt: Attempt | None, model: Model) -> Usage | None:
