@@ -27,6 +27,7 @@ from waywiser.core.messages import Text, Thinking
 from waywiser.core.models import Model
 from waywiser.upstream.errands import Crowded, Errands, Overdue
 from waywiser.upstream.failures import from_exception
+from waywiser.upstream.langchain_logprobs import asking, read_logprobs
 from waywiser.upstream.langchain_messages import from_core, read_finish, read_usage, to_core
 
 _ALONE: RunnableConfig = {"callbacks": [], "tags": ["langsmith:hidden", "nostream"]}
@@ -46,7 +47,7 @@ class LangChainUpstream:
         except Crowded as error:
             return _crowded(error, model)
         try:
-            asked = self._bound(model, call)
+            asked = self._bound(model, call, stream=False)
             return _reply(errand.do(lambda: asked.invoke(_history(call), _ALONE), timeout_s), call)
         except Overdue:
             return _overdue(f"no answer within {timeout_s:g} s")
@@ -60,7 +61,7 @@ class LangChainUpstream:
         limit = asyncio.timeout(timeout_s)
         try:
             async with limit:
-                return _reply(await self._bound(model, call).ainvoke(_history(call), _ALONE), call)
+                return _reply(await self._bound(model, call, stream=False).ainvoke(_history(call), _ALONE), call)
         except Exception as error:  # noqa: BLE001 - as above
             if limit.expired():
                 return _overdue(f"no answer within {timeout_s:g} s")
@@ -76,7 +77,7 @@ class LangChainUpstream:
         telling = _Telling(call)
         pieces: Iterator[AIMessageChunk] = iter(())
         try:
-            pieces = self._bound(model, call).stream(_history(call), _ALONE)
+            pieces = self._bound(model, call, stream=True).stream(_history(call), _ALONE)
             while (piece := errand.do(partial(next, pieces, None), timeout_s)) is not None:
                 yield telling.chunk(piece)
         except Overdue:
@@ -93,9 +94,8 @@ class LangChainUpstream:
         telling = _Telling(call)
         limit = asyncio.timeout(timeout_s)
         try:
-            stream = cast(
-                "AsyncGenerator[AIMessageChunk, None]", self._bound(model, call).astream(_history(call), _ALONE)
-            )
+            bound = self._bound(model, call, stream=True)
+            stream = cast("AsyncGenerator[AIMessageChunk, None]", bound.astream(_history(call), _ALONE))
             async with aclosing(stream) as pieces:  # or a stream that is dropped goes on until it is collected
                 while True:
                     limit = asyncio.timeout(timeout_s)
@@ -117,8 +117,8 @@ class LangChainUpstream:
     async def aclose(self) -> None:
         """Nothing of ours to release."""
 
-    def _bound(self, model: Model, call: Call) -> Runnable[Any, Any]:
-        settings = call.settings
+    def _bound(self, model: Model, call: Call, *, stream: bool) -> Runnable[Any, Any]:
+        chat, settings = self._models[model.name], call.settings
         chosen: dict[str, Any] = {
             "temperature": settings.temperature,
             "top_p": settings.top_p,
@@ -127,15 +127,16 @@ class LangChainUpstream:
             "stop": list(settings.stop) or None,
         }
         kwargs = {key: value for key, value in chosen.items() if value is not None} | dict(settings.extra)
+        kwargs |= asking(chat, model, call, stream=stream)
         if call.response_format is not None:
             schema = orjson.loads(call.response_format.schema or '{"type":"object"}')
             name = call.response_format.name
-            own = None if call.tools else _structured(self._models[model.name], {"title": name, **schema})
+            own = None if call.tools else _structured(chat, {"title": name, **schema})
             if own is not None:
                 return own.bind(**kwargs)
             kwargs["response_format"] = {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
         if not call.tools:
-            return self._models[model.name].bind(**kwargs)
+            return chat.bind(**kwargs)
         choice = settings.tool_choice.removeprefix("tool:")
         tools = [
             {
@@ -150,7 +151,7 @@ class LangChainUpstream:
         ]
         if choice:
             kwargs["tool_choice"] = "any" if choice == "required" else choice
-        return self._models[model.name].bind_tools(tools, **kwargs)
+        return chat.bind_tools(tools, **kwargs)
 
 
 def _history(call: Call) -> list[BaseMessage]:
@@ -178,6 +179,7 @@ def _reply(message: Any, call: Call) -> Reply:
         read_usage(message),
         str(message.response_metadata.get("model_name") or ""),
         str(message.response_metadata.get("id") or message.id or ""),
+        read_logprobs(message, "".join(part.text for part in seen.parts if isinstance(part, Thinking))),
     )
 
 
@@ -193,15 +195,19 @@ def _finish(message: Any, call: Call) -> Finish:
 
 def _chunk(piece: AIMessageChunk, call: Call) -> Chunk:
     if _in_a_tool(call) and piece.tool_call_chunks:
-        return Chunk(text="".join(delta["args"] or "" for delta in piece.tool_call_chunks))
+        said = "".join(delta["args"] or "" for delta in piece.tool_call_chunks)
+        return Chunk(text=said, logprobs=read_logprobs(piece))
     parts = to_core([AIMessage(piece.content)])[0].parts
+    text = "".join(part.text for part in parts if isinstance(part, Text))
+    thinking = next((part for part in parts if isinstance(part, Thinking)), None)
     return Chunk(
-        text="".join(part.text for part in parts if isinstance(part, Text)),
-        thinking=next((part for part in parts if isinstance(part, Thinking)), None),
+        text=text,
+        thinking=thinking,
         tool_calls=tuple(
             ToolCallDelta(delta["index"] or 0, delta["id"] or "", delta["name"] or "", delta["args"] or "")
             for delta in piece.tool_call_chunks
         ),
+        logprobs=read_logprobs(piece) if text or thinking is None else (),
     )
 
 

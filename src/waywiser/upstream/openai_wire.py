@@ -102,6 +102,17 @@ class OpenAICodec:
         return orjson.Fragment(self._tools.get(tool.digest, lambda: dump(_encode_tool(tool, index))))
 
 
+def asks_logprobs(call: Call, quirks: Quirks, *, stream: bool) -> int | None:
+    """How many alternatives of each token to ask for, besides its log-probability; None to ask for neither.
+
+    For the policy it is one alternative: llama.cpp tells nothing for 0, and twenty where no number is said.
+    """
+    settings = call.settings
+    if settings.logprobs is not None or not settings.confidence:
+        return settings.logprobs
+    return None if stream and call.tools and not quirks.logprobs_with_tools else 1
+
+
 def _settings(body: dict[str, Encodable], call: Call, quirks: Quirks, *, stream: bool) -> None:
     settings = call.settings
     simple: tuple[tuple[str, Encodable], ...] = (
@@ -112,12 +123,11 @@ def _settings(body: dict[str, Encodable], call: Call, quirks: Quirks, *, stream:
         (quirks.seed, settings.seed),
     )
     body.update((name, value) for name, value in simple if value is not None)
-    if settings.logprobs is not None:
+    alternatives = asks_logprobs(call, quirks, stream=stream)
+    if alternatives is not None:
         body["logprobs"] = True
-        if settings.logprobs:
-            body["top_logprobs"] = settings.logprobs
-    elif settings.confidence and (quirks.logprobs_with_tools or not (stream and call.tools)):
-        body["logprobs"], body["top_logprobs"] = True, 1  # llama.cpp gives none for 0, and 20 where nothing is said
+        if alternatives:
+            body["top_logprobs"] = alternatives
     if call.tools:
         choice = settings.tool_choice
         if choice.startswith("tool:"):
