@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from waywiser.cli.output import table, write_json
@@ -39,7 +40,7 @@ def perform(args: argparse.Namespace) -> int:
         if args.json:
             write_json({"ok": True, "errors": [], "warnings": [problem(entry) for entry in warnings]})
             return 0
-        print(_summary(loaded))
+        print(_summary(loaded, warnings))
         for warning in warnings:
             print(f"warning: {warning}")
         return 0
@@ -58,7 +59,7 @@ def _with_graph(args: argparse.Namespace, loaded: LoadedPolicy, warnings: tuple[
         said["graph_warnings"] = said.pop("warnings")
         write_json({"ok": True, "errors": [], "warnings": [problem(entry) for entry in warnings], **said})
     else:
-        print(f"{_summary(loaded)}\n\n{report(found)}")
+        print(f"{_summary(loaded, (*warnings, *found.warnings))}\n\n{report(found)}")
         for warning in (*warnings, *found.warnings):
             print(f"warning: {warning}")
     return 0
@@ -75,8 +76,9 @@ def problem(entry: Problem) -> dict[str, object]:
     }
 
 
-def _summary(loaded: LoadedPolicy) -> str:
+def _summary(loaded: LoadedPolicy, warnings: Sequence[object]) -> str:
     policy = loaded.policy
+    verdict = f"can be used, with {_count(len(warnings))}, see below" if warnings else "fine"
     tiers = table(
         ("tier", "models", "USD per M in", "out", "context"),
         [
@@ -94,10 +96,14 @@ def _summary(loaded: LoadedPolicy) -> str:
     )
     steps = ", ".join(f"{kind} → {policy.step_rule(kind).tier or 'auto'}" for kind in StepKind)
     return (
-        f"policy {policy.name}: fine\n\n{tiers}\n\nsteps: {steps}\nrules: {len(policy.rules)}\n"
+        f"policy {policy.name}: {verdict}\n\n{tiers}\n\nsteps: {steps}\nrules: {len(policy.rules)}\n"
         f"a session: {_limits(policy.budget.session)} ({policy.budget.estimate} estimates); "
         f"when that is used up: {policy.budget.on_exhausted}"
     )
+
+
+def _count(number: int) -> str:
+    return "a warning" if number == 1 else f"{number} warnings"
 
 
 def _limits(limits: Limits) -> str:

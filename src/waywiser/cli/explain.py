@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from waywiser.cli.names import MOST, beginning, meant, sessions
 from waywiser.cli.output import plain, table, usd, write_json
 from waywiser.core.receipt import Considered, Receipt
 from waywiser.errors import BadInput
+from waywiser.ports import SessionStore
 from waywiser.runtime import DEFAULT_STORE, open_existing
 
 
@@ -23,21 +25,34 @@ def perform(args: argparse.Namespace) -> int:
     """Explain one receipt, or every receipt of a session."""
     store = open_existing(args.store)
     try:
-        if args.receipt.startswith("session:"):
-            receipts = list(store.receipts(args.receipt.removeprefix("session:")))
-        else:
-            found = store.receipt(args.receipt)
-            receipts = [found] if found is not None else []
+        receipts = _found(store, args.receipt, args.store)
     finally:
         store.close()
-    if not receipts:
-        raise BadInput(f"{args.store}: no receipt is {args.receipt!r} or the only one to begin so")
     for receipt in receipts:
         if args.json:
             write_json(receipt)
         else:
             print(plain(explained(receipt)))
     return 0
+
+
+def _found(store: SessionStore, asked: str, where: str) -> list[Receipt]:
+    """Find what was asked for. Raises `BadInput` that says what it may have meant, or between what it does not tell."""
+    if asked.startswith("session:"):
+        session = asked.removeprefix("session:")
+        receipts = list(store.receipts(session))
+        if not receipts:
+            raise BadInput(f"{where}: no receipts of a session {session!r}{meant(session, sessions(store))}")
+        return receipts
+    found = store.receipt(asked)
+    if found is not None:
+        return [found]
+    several = beginning(store, asked)
+    if len(several) < 2:
+        raise BadInput(f"{where}: no receipt is {asked!r} or begins so")
+    told = "".join(f"\n  {one.id}  {one.kind or '?'} of session {one.session}" for one in several[:MOST])
+    more = "\n  …" if len(several) > MOST else ""
+    raise BadInput(f"{where}: more than one receipt begins with {asked!r}:{plain(told)}{more}")
 
 
 def explained(receipt: Receipt) -> str:

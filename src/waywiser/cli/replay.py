@@ -81,6 +81,8 @@ def perform(args: argparse.Namespace) -> int:  # noqa: C901 - one run, its parts
             comparison.add(*item)
         if writer is not None:
             writer.session(item, decisions=args.decisions)
+    if not totals[0].sessions and writer is None:
+        raise BadInput(_nothing(path, problems))
     frontier = None
     if args.outcomes:
         from waywiser.replay.outcomes import frontier as drawn  # noqa: PLC0415
@@ -93,10 +95,10 @@ def perform(args: argparse.Namespace) -> int:  # noqa: C901 - one run, its parts
         Path(args.html).write_text(text, encoding="utf-8")
     if writer is not None:
         writer.end(totals, problems, comparison, frontier)
+        if not totals[0].sessions:
+            raise BadInput(_nothing(path, problems))
     else:
         _print(totals, problems, comparison, frontier)
-    if not totals[0].sessions:
-        raise BadInput(f"{path}: no session could be replayed" + _first(problems))
     return int(comparison is not None and bool(comparison.against()))
 
 
@@ -247,5 +249,8 @@ def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "—"
 
 
-def _first(problems: Problems) -> str:
-    return f" ({problems.named[0].place}: {problems.named[0].why})" if problems.named else ""
+def _nothing(path: Path, problems: Problems) -> str:
+    if not path.stat().st_size:
+        return f"{path}: the file is empty"
+    why = f" ({problems.named[0].place}: {problems.named[0].why})" if problems.named else ""
+    return f"{path}: there is no session in it that could be replayed{why}"

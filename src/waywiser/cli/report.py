@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
-from waywiser.cli.output import table, usd, write_json
+from waywiser.cli.names import meant, sessions
+from waywiser.cli.output import plain, table, usd, write_json
 from waywiser.core.budget import NOTHING, Amounts
 from waywiser.core.spending import Spend
+from waywiser.ports import SessionStore
 from waywiser.runtime import DEFAULT_STORE, open_existing
 
 GROUPS = ("tenant", "session", "agent", "kind", "tier", "model", "policy")
@@ -28,15 +31,19 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def perform(args: argparse.Namespace) -> int:
-    """Report what the store knows."""
+    """Report what the store knows. The exit code is 1 where it does not know the session or tenant asked for."""
     store = open_existing(args.store)
     now_s = time.time()
     try:
         spends = store.spends(args.tenant, args.session)
         holds = store.holds(now_s)
         refusals = store.refusals(args.tenant, args.session)
+        unknown = "" if spends or refusals else _unknown(store, args)
     finally:
         store.close()
+    if unknown:
+        print(f"waywiser: {args.store}: {plain(unknown)}", file=sys.stderr)
+        return 1
     groups = tuple(args.by or ("tier", "kind"))
     rows = grouped(spends, groups)
     if args.json:
@@ -66,6 +73,17 @@ def perform(args: argparse.Namespace) -> int:
         who = " ".join(filter(None, (refusal.tenant, refusal.session, refusal.agent)))
         print(f"  {refusal.count} × {refusal.code} ({refusal.kind}) {who}: {refusal.reason}")
     return 0
+
+
+def _unknown(store: SessionStore, args: argparse.Namespace) -> str:
+    """Say which of the names asked for the store does not know; empty where it knows them, or none was asked for."""
+    if args.session is not None and args.session not in (known := sessions(store)):
+        return f"no such session: {args.session!r}{meant(args.session, known)}"
+    if args.tenant is not None:
+        tenants = {row.tenant for row in store.spends()} | {row.tenant for row in store.refusals()}
+        if args.tenant not in tenants:
+            return f"no such tenant: {args.tenant!r}{meant(args.tenant, sorted(filter(None, tenants)))}"
+    return ""
 
 
 def grouped(spends: Iterable[Spend], groups: Sequence[str]) -> list[tuple[tuple[str, ...], Amounts]]:
