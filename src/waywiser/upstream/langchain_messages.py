@@ -26,12 +26,14 @@ from langchain_core.messages.tool import tool_call_chunk
 from waywiser.core.calls import Chunk, Finish, Reply, Usage
 from waywiser.core.messages import File, Image, Message, Opaque, Part, Role, Text, Thinking, ToolCall
 from waywiser.errors import BadInput
+from waywiser.upstream.openai_inbound import write_logprobs
 
 MODEL_KEY = "waywiser_model"
 """Where in `response_metadata` we stamp the catalogue's name of the model that wrote a message."""
 
 _CACHE_ENTRIES = 8192
 _NO_CALLS: list[LangChainToolCall] = []
+_NOTHING: Mapping[str, Any] = {}
 _seen: dict[int, tuple[ref[BaseMessage], object, list[LangChainToolCall], Message]] = {}
 
 
@@ -202,7 +204,7 @@ def reply_message(reply: Reply, metadata: Mapping[str, Any], message_id: str | N
         tool_calls=valid,
         invalid_tool_calls=broken,
         usage_metadata=usage_metadata(reply.usage),
-        response_metadata={"finish_reason": reply.finish.value, **metadata},
+        response_metadata={"finish_reason": reply.finish.value, **_told(reply.logprobs), **metadata},
     )
 
 
@@ -221,10 +223,15 @@ def chunk_message(chunk: Chunk, metadata: Mapping[str, Any] | None = None, *, la
     return AIMessageChunk(
         content=content,
         tool_call_chunks=deltas,
-        response_metadata=dict(metadata or {}),
+        response_metadata={**_told(chunk.logprobs), **(metadata or {})},
         usage_metadata=usage_metadata(chunk.usage) if last and chunk.usage is not None else None,
         chunk_position="last" if last else None,
     )
+
+
+def _told(logprobs: Sequence[float]) -> Mapping[str, Any]:
+    """Log-probabilities where LangChain's callers look for them: as ChatOpenAI tells them, but for the spelling."""
+    return {"logprobs": write_logprobs(logprobs)} if logprobs else _NOTHING
 
 
 def usage_metadata(usage: Usage) -> UsageMetadata:

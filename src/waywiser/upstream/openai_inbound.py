@@ -115,7 +115,7 @@ def write_reply(reply: Reply, *, reply_id: str, model: str, created: int) -> Obj
         ]
     choice: Object = {"index": 0, "message": message, "finish_reason": reply.finish.value}
     if reply.logprobs:
-        choice["logprobs"] = {"content": [{"token": "", "logprob": value} for value in reply.logprobs]}
+        choice["logprobs"] = write_logprobs(reply.logprobs)
     out: Object = {"id": reply_id, "object": "chat.completion", "created": created, "model": model}
     return out | {"choices": [choice], "usage": write_usage(reply.usage)}
 
@@ -142,6 +142,11 @@ def write_chunk(
     if usage and chunk.usage is not None:
         events.append(base | {"choices": [], "usage": write_usage(chunk.usage)})
     return events
+
+
+def write_logprobs(logprobs: Sequence[float]) -> Object:
+    """Write log-probabilities, one a token. Only the numbers are known, not how the tokens are spelled."""
+    return {"content": [{"token": "", "logprob": value, "bytes": None, "top_logprobs": []} for value in logprobs]}
 
 
 def write_usage(usage: Usage) -> Object:

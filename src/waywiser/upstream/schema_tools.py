@@ -83,13 +83,15 @@ def as_tools(reply: Reply, call: Call) -> Outcome:
 class Held:
     """Holds a stream until it is whole, since half a JSON object is neither a tool call nor text.
 
-    While it holds, each chunk passes as an empty one, so that nobody takes the model for silent.
+    While it holds, each chunk passes as an empty one, so that nobody takes the model for silent. Log-probabilities pass
+    as they come, for the policy's watch; a caller who asked for them gets them with the whole.
     """
 
-    __slots__ = ("_assembly", "_call")
+    __slots__ = ("_assembly", "_call", "_watched")
 
     def __init__(self, call: Call) -> None:
         self._call = call
+        self._watched = call.settings.logprobs is None
         self._assembly = Assembly()
 
     def take(self, item: Chunk | Failure) -> Iterator[Chunk | Failure]:
@@ -99,7 +101,8 @@ class Held:
             return
         self._assembly.feed(item)
         if item.finish is None:
-            yield Chunk(thinking=item.thinking, model=item.model, id=item.id)
+            told = item.logprobs if self._watched else ()
+            yield Chunk(thinking=item.thinking, logprobs=told, model=item.model, id=item.id)
             return
         whole = self._assembly.reply()
         outcome = as_tools(whole, self._call)
@@ -107,7 +110,8 @@ class Held:
             yield outcome
         else:  # thinking went through as it came
             parts = tuple(part for part in outcome.parts if not isinstance(part, Thinking))
-            yield from chunks_of(replace(outcome, parts=parts))
+            untold = item.logprobs if self._watched else outcome.logprobs
+            yield from chunks_of(replace(outcome, parts=parts, logprobs=untold))
 
 
 def _offered(call: Call) -> tuple[Tool, ...]:
