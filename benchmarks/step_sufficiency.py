@@ -3,8 +3,11 @@
     python benchmarks/step_sufficiency.py [--data ../shared/data] [--score ../shared/eval/step_score.py] [--json]
     python benchmarks/step_sufficiency.py --shipped FILE...     the weights of the package on verified steps of yours
 
-Beside our figures stand always-low, always-high, the oracle, the written prior with no row fitted, and a plain logistic
-regression on words (what twenty lines give), each on the same rows. Several seeds: mean and standard deviation.
+Beside our figures stand always-low, always-high, the oracle, and a plain logistic regression on words (what twenty lines
+give), each on the same rows. Several seeds: mean and standard deviation; the 95% range is over instances drawn again.
+
+Without any of these rows there are two ways. *Written prior*: what ships as the prior of the fit; it was written by people
+who had seen such rows. *Other sources only*: `elsewhere`, counted from other sets by a rule that has nothing to be tuned.
 """
 
 from __future__ import annotations
@@ -14,21 +17,25 @@ import importlib.util
 import json
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
 from waywiser.classifier.corpus import rows
+from waywiser.classifier.habits import logit
 from waywiser.classifier.heads import load
-from waywiser.classifier.recordings import LabelledStep, read_steps
-from waywiser.classifier.steps import StepHeads
+from waywiser.classifier.recordings import SPOILED, LabelledStep, read_steps
+from waywiser.classifier.steps import StepHeads, on_ladder
 from waywiser.classifier.train_steps import choose, prior, work_chances, work_crossed, work_rows
+from waywiser.classifier.work_features import FEATURES
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
 ASKED = (0.6, 0.65, 0.7, 0.75, 0.8)
 SEEDS = 8
+DRAWS = 400
+WEAK, STRONG = "mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview"
 
 Score = Callable[[list[dict], list[int]], dict[str, float]]
 
@@ -41,6 +48,54 @@ def scorer(path: Path) -> Score:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.score
+
+
+def elsewhere(data: Path) -> np.ndarray:
+    """Return weights of the sufficiency head from other sources alone, no verified step among them.
+
+    A cheaper model counts as enough where it did as well as the dearest on the same task. Prompts answered at once:
+    `correctness/`, each set with one voice, the weak model at rank 0. Work with tools: the task by model table of
+    retail, cheapest model first; a session of n calls that comes out well with probability p has steps that do with
+    p ** (1 / n). Of code repaired with tools no set says anything: one half, not known, at every rank below the top.
+    That these are the three kinds of work to tell apart was known from verified steps; no figure was.
+    """
+    shares = [
+        _as_well((str(row[WEAK]) == "True", str(row[STRONG]) == "True") for row in rows(path))
+        for path in sorted((data / "correctness").glob("*.jsonl.gz"))
+    ]
+    answers = np.linspace(logit(statistics.fmean(shares)), logit(on_ladder((), 1)[0]), 4)[:3]
+    table = json.loads((data / "trajectories" / "tau2_retail_matrix.json").read_text(encoding="utf-8"))
+    named = [name for name, run in next(iter(table.values())).items() if isinstance(run, dict)]
+    models = sorted(named, key=lambda model: sum(task[model]["cost"] for task in table.values()))
+    *cheaper, dearest = models
+    office = []
+    for model in cheaper:
+        tasks = [task for task in table.values() if SPOILED not in {task[m]["termination"] for m in (model, dearest)}]
+        share = _as_well((task[model]["success"], task[dearest]["success"]) for task in tasks)
+        office.append(logit(share ** (1 / statistics.fmean(task[model]["calls"] for task in tasks))))
+    weights = np.zeros((3, len(FEATURES) + 1))
+    weights[:, -1] = answers
+    weights[:, FEATURES.index("agentic")] = np.array(office) - answers
+    weights[:, FEATURES.index("coding")] = -np.array(office)
+    return weights
+
+
+def _as_well(pairs: Iterable[tuple[bool, bool]]) -> float:
+    return statistics.fmean(cheap or not dear for cheap, dear in pairs)
+
+
+def drawn_again(raw: list[dict], ranks: list[int], score: Score) -> list[float]:
+    """Return the 95% range of the combined score over instances drawn again with replacement."""
+    places: dict[str, list[int]] = {}
+    for at, row in enumerate(raw):
+        places.setdefault(row["instance_id"], []).append(at)
+    names, chance = sorted(places), np.random.default_rng(0)
+    found = []
+    for _ in range(DRAWS):
+        copies = [(n, at) for n, drawn in enumerate(chance.choice(names, len(names))) for at in places[drawn]]
+        again = [{**raw[at], "instance_id": f"{raw[at]['instance_id']} {n}"} for n, at in copies]
+        found.append(score(again, [ranks[at] for _, at in copies])["combined"])
+    return [round(float(bound), 1) for bound in np.percentile(found, [2.5, 97.5])]
 
 
 def words(raw: list[dict], steps: list[LabelledStep], seed: int) -> np.ndarray:
@@ -127,8 +182,10 @@ def main() -> int:
             raw, [3 if row["benchmark"] == "swebench" else rank for row, rank in zip(raw, ranks, strict=True)]
         )
         untrained = work_chances(prior(), work_rows(steps))
+        other = work_chances(elsewhere(asked_for.data), work_rows(steps))
         plain = [words(raw, steps, seed) for seed in range(3)]
-        for asked in (0.7, 0.8):
+        for asked in (0.6, 0.7, 0.8):
+            report[f"other sources only, {asked}"] = score(raw, choose(other, asked).tolist())
             report[f"written prior, no row fitted, {asked}"] = score(raw, choose(untrained, asked).tolist())
             report[f"words, logistic regression, {asked}"] = spread(
                 [score(raw, choose(one, asked).tolist()) for one in plain]
@@ -136,6 +193,10 @@ def main() -> int:
         crossed = [work_crossed(steps, seed) for seed in range(SEEDS)]
         for asked in ASKED:
             report[f"ours, {asked}"] = spread([score(raw, choose(one, asked).tolist()) for one in crossed])
+        for asked in (0.6, 0.8):
+            report[f"ours, {asked}, 95% range"] = dict(
+                zip(("from", "to"), drawn_again(raw, choose(crossed[0], asked).tolist(), score), strict=True)
+            )
         report["ours, threshold learned inside the folds"] = spread(
             [score(raw, learned_threshold(raw, steps, score, seed)) for seed in range(3)]
         )

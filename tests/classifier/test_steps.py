@@ -309,6 +309,37 @@ def test_handing_in_a_reviewed_change_needs_less_than_making_it(heads: StepHeads
     assert "reviewed" in why[0]
 
 
+def work(*more: Message) -> dict[str, float]:
+    return dict(zip(WORK_FEATURES, work_features(repair(*more), (BASH,), Signs()), strict=True))
+
+
+DIFF = "diff --git a/parser.py b/parser.py\n--- a/parser.py\n+++ b/parser.py\n@@ -1 +1 @@\n-a\n+b\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "handing_in"),
+    [("cat patch.txt", True), ("sed -n 1,80p fix.diff", True), ("git diff", False), ("git diff > patch.txt", False)],
+)
+def test_a_change_to_be_judged_is_not_yet_one_to_hand_in(command: str, handing_in: bool) -> None:
+    shown = (tool_result("c1", ""), call("bash", f'{{"command": "{command}"}}'), tool_result("c1", DIFF))
+    assert work(*shown)["handing_in"] == handing_in
+
+
+@pytest.mark.parametrize(
+    ("command", "edited"),
+    [("perl -0pi -e s/a/b/ x.py", True), ("sed -i s/a/b/ x.py", True), ("sed -n 1,9p x.py", False)],
+)
+def test_files_are_changed_in_place_by_more_than_one_tool(command: str, edited: bool) -> None:
+    messages = [user("Fix it"), call("bash", f'{{"command": "{command}"}}')]
+    features = work_features(messages, (BASH,), Signs())
+    assert features[WORK_FEATURES.index("edited")] == edited
+
+
+def test_a_listing_that_speaks_of_errors_is_no_failure() -> None:
+    assert not work(tool_result("c1", "<returncode>0</returncode>\nraise ValueError('not found')"))["failed"]
+    assert work(tool_result("c1", "<returncode>1</returncode>\nsed: cannot read"))["failed"]
+
+
 def test_an_error_is_named(heads: StepHeads) -> None:
     _, why = heads.sufficiency(repair(tool_result("c1", "Traceback (most recent call last):\nKeyError")), (BASH,), 4)
     assert "the newest result is an error" in why

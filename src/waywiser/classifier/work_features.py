@@ -22,6 +22,7 @@ _TASK_MESSAGES: Final = 4
 _RECENT: Final = 48
 _ENOUGH_MARKS: Final = 3
 _MOST_CALLS: Final = 8
+_STATUS_CHARS: Final = 200
 
 # Marks of code: what a text must contain for the mark to be possible, found many times faster than a pattern is
 # tried at every place, and what must then stand there.
@@ -43,7 +44,7 @@ _HANDS = re.compile(
     r"\btool calls?\b|\btools? (?:available|availability|provided)|\bshell\b|\bbash\b|\bfunction calls?\b"
 )
 _EDIT = re.compile(
-    r"write_text|sed -i|apply_patch|patch -p|\.write\(|str_replace|cat\s*<<|cat\s*>|tee \S"
+    r"write_text|\b(?:sed|perl) -\w*i\b|apply_patch|patch -p|\.write\(|str_replace|cat\s*<<|cat\s*>|tee \S"
     r"|\"(?:new_str|file_text|old_string)\"|>\s*\S+\.(?:py|js|ts|go|rs|java|c|cpp|rb|php)\b"
 )
 _DIFF = re.compile(r"\n(?:diff --git |@@ .*@@|\+\+\+ \S)")
@@ -58,9 +59,8 @@ _FAILED = tuple(
         ("fatal:", r"\bfatal:"),
     )
 )
-_REVIEW = re.compile(
-    r"\b(?:cat|less|sed -n|head|view|read|show)\b[^|;&]{0,160}(?:patch|diff)|\bgit (?:diff|show|status)\b"
-)
+_SUCCEEDED = "<returncode>0<"
+_REVIEW = re.compile(r"\b(?:cat|less|sed -n|head|tail|view|read|show)\b[^|;&]{0,160}(?:patch|diff)")
 
 
 class Sign:
@@ -104,7 +104,10 @@ class Sign:
 
     @property
     def reviews(self) -> bool:
-        """Whether it asks to see what was changed."""
+        """Whether it asks to see the change that was written down to be handed in.
+
+        Not so `git diff` on a working tree: there the change is still to be judged, which is no small work.
+        """
         return self._once("reviews", lambda message: _REVIEW.search(_arguments(message)) is not None)
 
     @property
@@ -141,6 +144,8 @@ def _has_failed(message: Message) -> bool:
     if message.is_error:
         return True
     low = edges(message.text).lower()
+    if _SUCCEEDED in low[:_STATUS_CHARS]:
+        return False  # a listing of code is full of errors and exceptions
     return any(pattern.match(low, place) for literal, pattern in _FAILED for place in _places(low, literal))
 
 
@@ -177,8 +182,9 @@ def work_features(messages: Sequence[Message], tools: Sequence[Tool], seen: Sign
     """Return the numbers of `FEATURES`, in that order; the newest `_RECENT` messages and the first few are read.
 
     `agentic`: tools are in play. `coding`: the task, told by the first user turn, is about code and tools are in play.
-    `begun`, `edited`: a tool was called, a file was changed. `handing_in`: the work is done and reviewed, a diff lies
-    on the table. `failed`: the newest result is an error. `turns` and `length` are logarithms of counts.
+    `begun`, `edited`: a tool was called, a file was changed. `handing_in`: the work is done, the change that was
+    written down for handing in lies on the table. `failed`: the newest result is an error. `turns` and `length` are
+    logarithms of counts.
     """
     recent = messages[-_RECENT:]
     calls = [message for message in recent if message.tool_calls]
