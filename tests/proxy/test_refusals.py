@@ -109,7 +109,7 @@ def test_other_addresses_and_methods(tight: Proxy) -> None:
     assert httpx.get(f"{tight.origin}/readyz").json() == {"status": "ready"}
     text = httpx.get(f"{tight.origin}/metrics").text
     assert 'surface="chat",status="402"' in text
-    assert 'errors_total{worker="' in text
+    assert 'errors_total{code="budget_exceeded"}' in text
     for address in ("127.0.0.1", "localhost", "[::1]"):
         assert httpx.get(f"{tight.base_url}/models", headers={"origin": f"http://{address}:3000"}).status_code == 200
     for page in ("https://example.org", "http://127.0.0.1.example.org", "null"):

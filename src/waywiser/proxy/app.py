@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 
 from waywiser.errors import WaywiserError
 from waywiser.proxy import metrics, records
@@ -39,7 +41,7 @@ async def _ready(service: Service, request: Request, rest: str) -> None:  # noqa
 
 
 async def _metrics(service: Service, request: Request, rest: str) -> None:  # noqa: ARG001 - as above
-    await request.answer(200, service.metrics.text(service.worker), kind=metrics.KIND)
+    await request.answer(200, service.fleet.text(), kind=metrics.KIND)
 
 
 async def _openapi(service: Service, request: Request, rest: str) -> None:  # noqa: ARG001 - as above
@@ -83,9 +85,12 @@ class App:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        _ = self.service
+        writing = asyncio.create_task(self.service.fleet.keep_writing())
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        writing.cancel()
+        with suppress(asyncio.CancelledError):
+            await writing
         await self.service.aclose()
         await send({"type": "lifespan.shutdown.complete"})
 

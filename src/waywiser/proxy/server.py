@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from tempfile import TemporaryDirectory
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -107,11 +109,12 @@ def configured(app: App, options: Options) -> uvicorn.Config:
 def serve(options: Options, sock: socket.socket) -> None:
     """Serve until told to stop; streams that have begun are finished first, for up to `grace_s` seconds."""
     _allow_many_connections()
-    config = configured(App(partial(open_service, options)), options)
-    if options.workers > 1:
-        Multiprocess(config, sockets=[sock]).run()
-    else:
-        uvicorn.Server(config).run(sockets=[sock])
+    if options.workers == 1:
+        uvicorn.Server(configured(App(partial(open_service, options)), options)).run(sockets=[sock])
+        return
+    with TemporaryDirectory(prefix="waywiser-") as folder:
+        shared = replace(options, folder=folder)
+        Multiprocess(configured(App(partial(open_service, shared)), shared), sockets=[sock]).run()
 
 
 def _allow_many_connections() -> None:

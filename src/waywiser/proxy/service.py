@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from waywiser.core.receipt import Receipt
 from waywiser.engine import Engine
 from waywiser.errors import ConfigError
 from waywiser.ports import SessionStore, Upstream
+from waywiser.proxy.fleet import Fleet
 from waywiser.proxy.gate import Gate
 from waywiser.proxy.http import Request
 from waywiser.proxy.keys import Caller, KeyRing
@@ -31,6 +31,7 @@ class Options:
     """How the proxy is run. `policies` are files, the first the default; `store` a path or URL; `keys` a file or None.
 
     `own_keys` lets clients bring provider keys in `x-waywiser-key-<provider>` headers. Limits are in bytes and seconds.
+    `folder` is where several workers keep what they tell each other; whoever starts them makes and removes it.
     """
 
     policies: tuple[str, ...]
@@ -43,6 +44,7 @@ class Options:
     body_timeout_s: float = 30.0
     slow_client_s: float = 60.0
     grace_s: float = 120.0
+    folder: str = ""
 
 
 class Service:
@@ -55,7 +57,7 @@ class Service:
         self.names = Names({name: engine.policy for name, engine in engines.items()})
         self.gate = Gate(options.workers)
         self.metrics = Metrics()
-        self.worker = os.getpid()
+        self.fleet = Fleet(self.metrics, options.folder)
         first = next(iter(engines.values()))
         self.clock = first.clock
         self.store: SessionStore = first.store
