@@ -3,7 +3,7 @@
     python benchmarks/classifier_speed.py [--runs 300] [--json]
 
 Every prompt differs from the ones before it, so nothing is remembered; the step of a 400-message history is new while
-the 399 messages before it were seen. py3langid's own model is read before the clock starts; what that costs is shown.
+the 399 messages before it were seen. The languages' model is read before the clock starts; what that costs is shown.
 Processor time, not time on the clock: it is what is left when other programs of the machine are left out. A policy asks
 only the heads it needs; what each group of heads costs for the first turn of an agent with 14 tools is shown apart.
 """
@@ -83,7 +83,9 @@ def measure(runs: int) -> dict[str, float | Spread]:
     classifier = LocalClassifier()
     begin = time.perf_counter()
     classifier.classify((user("Guten Tag, wie geht es dir?"),), (), 3)
-    found: dict[str, float | Spread] = {"first call, with py3langid's model (ms)": (time.perf_counter() - begin) * 1000}
+    found: dict[str, float | Spread] = {
+        "first call, which reads the languages' model (ms)": (time.perf_counter() - begin) * 1000
+    }
     short = [(user(f"{SENTENCE} Number {number} is one."),) for number in range(runs)]
     long = [(user(f"{number}. " + f"{SENTENCE}\n" * 23),) for number in range(runs)]
     found["50 tokens (ms)"] = milliseconds(classifier, short)

@@ -99,7 +99,7 @@ class LocalClassifier:
         )
 
     def warm_up(self, heads: frozenset[Head] = HEADS) -> None:
-        """Answer a question once: the language head reads its model late, half a second of it."""
+        """Answer a question once: the language head reads its model when it is first needed."""
         self.classify((user("Which language is this?"),), (), 1, heads)
 
     def _kind(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[Judged, tuple[str, ...]]:

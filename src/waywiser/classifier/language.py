@@ -1,23 +1,20 @@
 """Which language a text is in: py3langid over a restricted set, and the courage to say `unsure`.
 
-py3langid reads its model (4.6 MB, compressed) in about half a second. So it is read at the first text that needs it:
-a script that only one language of the set writes needs no model at all.
+The model is read at the first text that needs it (40 ms): a script that only one language of the set writes needs none.
+A set with languages beyond the usual ones is told apart by py3langid itself, whose model takes half a second to read.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING
 
+from waywiser.classifier.language_model import LanguageModel
 from waywiser.core.classification import Judged
 from waywiser.errors import ConfigError, Place, Problem
-
-if TYPE_CHECKING:
-    from py3langid.langid import LanguageIdentifier  # type: ignore[import-untyped]
 
 LANGUAGES = (
     "ar", "bn", "cs", "de", "en", "es", "fa", "fr", "he", "hi", "id", "it",
@@ -42,7 +39,7 @@ _SCRIPTS = (
 
 
 class Languages:
-    """Names the language of texts, among a fixed set of ISO 639-1 codes."""
+    """Names the language of texts, among a fixed set of ISO 639-1 codes. `ConfigError` for a code nobody knows."""
 
     def __init__(self, languages: Sequence[str] = LANGUAGES) -> None:
         self.languages = tuple(dict.fromkeys(languages))
@@ -54,6 +51,8 @@ class Languages:
             ours = [language for language in who if language in self.languages]
             if len(ours) == 1:
                 self._alone.append((first, last, ours[0]))
+        if not set(self.languages) <= set(LANGUAGES):
+            self._model  # noqa: B018 - read now, so that a code that is none is told before the first call
 
     def of(self, text: str) -> Judged:
         """Return a language and its probability, or `unsure` and how likely the best guess was."""
@@ -70,8 +69,7 @@ class Languages:
             alone = self._by_script(letters)
             if alone:
                 return Judged(alone, 0.99)
-        found = self._model.classify(sample.encode("utf-8", "replace").decode("utf-8"))
-        label, confidence = str(found[0]), float(found[1])
+        label, confidence = self._model(sample if sample.isascii() else sample.encode("utf-8", "replace").decode())
         return Judged(label if confidence >= LEAST_CONFIDENCE else UNSURE, min(confidence, 1.0))
 
     def _by_script(self, letters: Sequence[str]) -> str:
@@ -84,17 +82,32 @@ class Languages:
         return ""
 
     @cached_property
-    def _model(self) -> LanguageIdentifier:
-        """Read py3langid's model, once."""
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier  # noqa: PLC0415 - half a second, when first needed
-
+    def _model(self) -> Callable[[str], tuple[str, float]]:
+        """What names the language of a text, and how probable it is. Read once."""
         with self._lock:
-            model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-            try:
-                model.set_languages(list(self.languages))
-            except ValueError as error:
-                raise ConfigError(Problem(Place("argument"), f"languages: {error}")) from None
-            return model
+            if set(self.languages) <= set(LANGUAGES):
+                return LanguageModel.load(self.languages).classify
+            return _every_language(self.languages)
+
+
+def _every_language(languages: Sequence[str]) -> Callable[[str], tuple[str, float]]:
+    """Read the whole of py3langid's model. Raises `ConfigError` for a language it does not know."""
+    from py3langid.langid import (  # type: ignore[import-untyped]  # noqa: PLC0415 - half a second, where needed
+        MODEL_FILE,
+        LanguageIdentifier,
+    )
+
+    model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    try:
+        model.set_languages(list(languages))
+    except ValueError as error:
+        raise ConfigError(Problem(Place("argument"), f"languages: {error}")) from None
+
+    def classify(text: str) -> tuple[str, float]:
+        label, confidence = model.classify(text)
+        return str(label), float(confidence)
+
+    return classify
 
 
 # Families of scripts by their first letters; a Han or kana character or a Hangul syllable says as much as two letters.
