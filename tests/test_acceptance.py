@@ -38,6 +38,10 @@ def asked(arguments: str, name: str = "look") -> Reply:
         ("json_schema", ASKED, said('{"id": "7"}'), ""),
         ("json_schema", ASKED, said('Here you are: {"id": "7"}'), "not JSON"),
         ("json_schema", ASKED, said('{"id": "7", "more": 1}'), "more"),
+        ("min_logprob=-0.8", CALL, Reply((Text("x"),), logprobs=(-0.1, -1.5)), ""),
+        ("min_logprob=-0.8", CALL, Reply((Text("x"),), logprobs=(-0.1, -1.6)), "is -0.85 over 2 tokens"),
+        ("min_logprob=-0.8", CALL, Reply((Text("x"),), logprobs=(-9999.0,)), "is -20.00 over 1 tokens"),
+        ("min_logprob=-0.8", CALL, said("nobody told"), ""),
     ],
 )
 def test_each_check(check: str, call: Call, reply: Reply, wrong: str) -> None:

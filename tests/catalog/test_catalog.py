@@ -210,10 +210,12 @@ def test_quality_rises_with_price_within_a_generation() -> None:
         ("openai/gpt-4.1", {Ability.LOGPROBS, Ability.VISION}, {Ability.THINKING}),
         ("openai/gpt-5", {Ability.THINKING}, {Ability.LOGPROBS}),
         ("openai/o3-mini", {Ability.TOOLS}, {Ability.VISION}),
-        ("deepseek/deepseek-chat", {Ability.TOOLS}, {Ability.JSON_SCHEMA, Ability.VISION}),
-        ("google/gemini-2.5-flash", {Ability.TOOLS, Ability.VISION}, {Ability.WEB_SEARCH}),
+        ("openai/gpt-4o-mini", {Ability.LOGPROBS}, {Ability.THINKING}),
+        ("mistral/mistral-large-latest", {Ability.TOOLS}, {Ability.LOGPROBS}),
+        ("deepseek/deepseek-chat", {Ability.TOOLS, Ability.LOGPROBS}, {Ability.JSON_SCHEMA, Ability.VISION}),
+        ("google/gemini-2.5-flash", {Ability.TOOLS, Ability.VISION}, {Ability.WEB_SEARCH, Ability.LOGPROBS}),
         ("openrouter/anthropic/claude-opus-4.7", {Ability.TOOLS}, {Ability.PREFILL}),
-        ("groq/llama-3.1-8b-instant", {Ability.TOOLS}, {Ability.JSON_SCHEMA}),
+        ("groq/llama-3.1-8b-instant", {Ability.TOOLS}, {Ability.JSON_SCHEMA, Ability.LOGPROBS}),
     ],
 )
 def test_abilities(name: str, has: set[Ability], lacks: set[Ability]) -> None:

@@ -8,6 +8,7 @@ from waywiser.cli.schema import schema_text
 from waywiser.config.policy import LoadedPolicy
 from waywiser.config.source import Source
 from waywiser.core.models import Ability
+from waywiser.core.policy import UnsureRule
 from waywiser.core.steps import StepKind
 from waywiser.errors import ConfigError
 from waywiser.runtime import load
@@ -211,3 +212,65 @@ def test_a_hedge_that_could_never_happen_is_refused() -> None:
     assert "`hedge` never happens: `fallback: attempts` allows one request" in once
     alone = hedged.replace("tier: low, hedge: true", "tier: high, hedge: true")
     assert "there is no second model in its tier or above" in problems(alone)[0]
+
+
+MIXED = """\
+version: 1
+name: mixed
+tiers:
+  low: [openai/gpt-4o-mini]
+  high: [anthropic/claude-opus-4-7]
+steps:
+  tool_call: {tier: low, accept: [tool_arguments, {min_logprob: -0.8}], escalate: high}
+budget: {session: {usd: 1}, keep: {synthesis: 20%}}
+"""
+
+
+def test_confidence_becomes_a_check_and_a_watch() -> None:
+    policy = loaded(MIXED + "fallback: {cut_unsure: {below: -1.5}}").policy
+    assert policy.step_rule(StepKind.TOOL_CALL).accept == ("tool_arguments", "min_logprob=-0.8")
+    assert policy.fallback.cut_unsure == UnsureRule(-1.5, 40)
+    assert loaded(MIXED).policy.fallback.cut_unsure is None
+
+
+@pytest.mark.parametrize(
+    ("check", "said"),
+    [
+        ("{min_logprb: -1}", "unknown key `min_logprb` — did you mean `min_logprob`?"),
+        ("{min_logprob: 0.8}", "expected a number above -20 and below 0, got 0.8"),
+        ("{min_logprob: 0}", "expected a number above -20 and below 0, got 0"),
+        ("{min_logprob: -20}", "expected a number above -20 and below 0, got -20"),
+        ("{min_logprob: .nan}", "expected a number above -20 and below 0"),
+        ("{min_logprob: -1, over: 5}", "unknown key `over`"),
+        ("min_logprob", "expected `tool_arguments`"),
+        ("min_logprob=-0.8", "expected `tool_arguments`"),
+    ],
+)
+def test_a_bound_that_makes_no_sense_is_told_with_its_place(check: str, said: str) -> None:
+    found = problems(MIXED.replace("{min_logprob: -0.8}", check))
+    assert any(said in problem and problem.startswith("policy.yaml:7:") for problem in found), found
+
+
+def test_models_whose_confidence_nobody_could_judge_are_named() -> None:
+    def warned(text: str) -> list[str]:
+        return [str(warning) for warning in loaded(text).warnings if "log-prob" in str(warning)]
+
+    (one,) = warned(MIXED)
+    assert one.startswith("policy.yaml:7:51: `min_logprob` judges nothing where `anthropic/claude-opus-4-7` answers")
+    checked, watched = warned(MIXED + "fallback: {cut_unsure: {below: -1.5, over: 20}}")
+    assert checked == one
+    assert watched.startswith("policy.yaml:9:12: `cut_unsure` stops nothing where `anthropic/claude-opus-4-7` answers")
+    (never,) = warned(MIXED.replace("openai/gpt-4o-mini", "simulated/economy"))
+    assert "judges nothing anywhere: no model of this policy tells log-probabilities" in never
+    assert warned(MIXED.replace("anthropic/claude-opus-4-7", "openai/gpt-4.1")) == []
+    own = "models: {anthropic/claude-opus-4-7: {abilities: [tools, logprobs]}}\n"
+    assert warned(MIXED + own) == []
+
+
+def test_a_bound_on_what_is_shown_as_it_comes_is_unwise() -> None:
+    text = MIXED.replace("steps:\n", "steps:\n  synthesis: {tier: low, accept: [{min_logprob: -0.8}]}\n")
+    said = "`min_logprob` does not judge a streamed synthesis"
+    assert any(said in warning.message for warning in loaded(text).warnings)
+    watched = loaded(text + "fallback: {cut_unsure: {below: -1.5}}").warnings
+    assert not any(said in warning.message for warning in watched)
+    assert not any("does not judge a streamed" in warning.message for warning in loaded(MIXED).warnings)

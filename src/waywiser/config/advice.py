@@ -46,11 +46,13 @@ def advice(source: Source, spec: PolicySpec, policy: Policy) -> Iterator[Problem
 
 
 def _unjudged(source: Source, spec: PolicySpec, policy: Policy) -> Iterator[Problem]:
-    """Where confidence is to be judged, name the models that do not tell it."""
-    mute = [model.name for tier in policy.tiers for model in tier.models if Ability.LOGPROBS not in model.abilities]
+    """Where confidence is to be judged, name the models that do not tell it. Simulated ones have none to tell."""
+    models = {model.name: model for tier in policy.tiers for model in tier.models}
+    mute = [
+        name for name, model in models.items() if Ability.LOGPROBS not in model.abilities or model.api == "simulated"
+    ]
     hint = "where one does, add `logprobs` to its `abilities` under `models`"
-    never = len(mute) == sum(len(tier.models) for tier in policy.tiers)
-    names = ", ".join(f"`{name}`" for name in dict.fromkeys(mute))
+    never, names = len(mute) == len(models), ", ".join(f"`{name}`" for name in mute)
     where = "anywhere: no model of this policy tells" if never else f"where {names} answers, which does not tell"
     for kind, step in spec.steps.items():
         for index, check in enumerate(step.accept):
