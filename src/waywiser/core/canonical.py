@@ -72,9 +72,12 @@ _ERROR_FIELD = re.compile(
 
 def short_digest(*fields: str | bytes) -> bytes:
     """8 bytes of BLAKE2b over one field, or over several with their lengths, so that they never run together."""
-    data = [field if isinstance(field, bytes) else field.encode("utf-8", "surrogatepass") for field in fields]
-    whole = data[0] if len(data) == 1 else b"".join([b"%d:%b" % (len(field), field) for field in data])
+    whole = _bytes(fields[0]) if len(fields) == 1 else b"".join([b"%d:%b" % (len(b), b) for b in map(_bytes, fields)])
     return blake2b(whole, digest_size=DIGEST_BYTES).digest()
+
+
+def _bytes(field: str | bytes) -> bytes:
+    return field if isinstance(field, bytes) else field.encode("utf-8", "surrogatepass")
 
 
 def canonical_arguments(arguments: str) -> str:
@@ -191,8 +194,11 @@ def text_marks(text: str) -> tuple[bytes, int]:
     joined = " ".join(words)
     if len(folded) > _SKETCHED_CHARS:
         words = _WORD.findall(folded[:_SKETCHED_CHARS])
-    plain = " ".join([word for word in words if word.isalpha()])
-    distinct = set(plain.encode("utf-8", "surrogatepass").split())
+    alphabetic = [word for word in words if word.isalpha()]
+    plain = " ".join(alphabetic)
+    distinct: set[bytes] = set()
+    if len(alphabetic) >= _FEWEST_WORDS:
+        distinct = set(plain.encode("utf-8", "surrogatepass").split())
     if len(distinct) < _FEWEST_WORDS:
         sketch = int.from_bytes(short_digest(plain), "little") if plain else 0
     else:

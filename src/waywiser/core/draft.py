@@ -64,6 +64,11 @@ class InFlight:
             return usage
         return Usage(self.candidate.expected.input_tokens, _said_tokens(reply), estimated=True)
 
+    def counted(self, reply: Reply) -> Reply:
+        """The reply with its usage `filled`."""
+        usage = self.filled(reply)
+        return reply if usage is reply.usage else replace(reply, usage=usage)
+
     def charged(self, failure: Failure) -> Usage:
         """What a failed attempt is charged for: what was told, else what was said, else the prompt if it was read.
 

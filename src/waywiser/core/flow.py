@@ -246,18 +246,17 @@ class Pipeline:
         call, flight.notes = self._outbound(flight)
         timeout_s = self._timeout_s()
         streams = call.stream or revealing
-        opening: StartStream | Follow = StartStream(flight.candidate.model, call, timeout_s)
         heard: Heard | None = None
         if hedged := None if revealing or before else self._hedged(judgement, index):
             runner, heard = yield from self._race(Runner(flight, call, timeout_s), hedged, judgement)
-            flight, call, opening = runner.flight, runner.call, Follow(heard.lane or 0)
+            flight, call = runner.flight, runner.call
         flight.sent = True
         outcome: Outcome | Dropped
         held: tuple[Chunk, ...] = ()
         if streams:
             watched = yield from watch(
                 call,
-                opening,
+                Follow(heard.lane or 0) if heard is not None else StartStream(flight.candidate.model, call, timeout_s),
                 step,
                 flight,
                 self._deadline_s,
@@ -276,7 +275,7 @@ class Pipeline:
             self._moment.is_that_of(sent)
             outcome, flight.started_s = sent.outcome, sent.started_s
         if isinstance(outcome, Reply):
-            outcome = flight.reply = joined(before, replace(outcome, usage=flight.filled(outcome)))
+            outcome = flight.reply = joined(before, flight.counted(outcome))
             if (checks := self._policy.step_rule(step.kind).accept) and not self._draft.emitted:
                 wrong = yield from perform(Check(call, outcome, checks))
                 if wrong:
