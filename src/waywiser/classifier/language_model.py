@@ -109,4 +109,4 @@ def _automaton(arrays: Arrays) -> tuple[memoryview, list[int]]:
         rows[level] = np.where(inner[level], rows[level], rows[suffix[level]])
         grown = nodes[level][inner[level]]
         moves[rows[grown]] = moves[rows[suffix[grown]]]
-    return memoryview(moves.reshape(-1)), (rows * 256).tolist()
+    return moves.reshape(-1).data, (rows * 256).tolist()

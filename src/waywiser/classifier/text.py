@@ -173,19 +173,19 @@ class PromptView:
             parts.append(begun + BEGINNING)
         dense = (self._codes[1] == DENSE).nonzero()[0]
         parts += [self._hash(_runs(dense, size), size) + RUN[size] for size in (1, 2) if dense.size]
-        marks = [sum(map(len, parts))]
+        cuts = [sum(map(len, parts))]
         parts.append(pairs[:-1] * _PAIR + hashes[2:] + TRIPLE)
         parts += [self._hash(_runs(dense, size), size) + RUN[size] for size in (3, 4) if dense.size]
-        marks.append(sum(map(len, parts)))
+        cuts.append(sum(map(len, parts)))
         parts += self._edges(starts, hashes, pairs, dense)
-        marks.append(sum(map(len, parts)))
+        cuts.append(sum(map(len, parts)))
         for size in (3, 4):
             count = max(sums.size - size, 0)
             gram = sums[size:] - sums[:count]
             gram *= _INVERSE[:count]
             gram += GRAM[size]
             parts.append(gram)
-        return _mixed(parts), marks
+        return _mixed(parts), cuts
 
     def _edges(self, starts: Ints, hashes: Keys, pairs: Keys, dense: Ints) -> list[Keys]:
         """Hash once more the words and pairs at the two edges of a text; one that is all edge says nothing new."""
@@ -202,23 +202,23 @@ class PromptView:
                 parts.append(self._hash(inside, 2) + EDGE_RUN)
         return parts
 
-    @cached_property
+    @property
     def keys(self) -> Keys:
         """Keys of words, word pairs, word beginnings, dense characters and their pairs; repeats included."""
-        mixed, marks = self._hashed
-        return mixed[: marks[0]]
+        mixed, cuts = self._hashed
+        return mixed[: cuts[0]]
 
-    @cached_property
+    @property
     def long_keys(self) -> Keys:
         """Keys of three words and of runs of 3 and 4 dense characters: no features, but lists of terms want them."""
-        mixed, marks = self._hashed
-        return mixed[marks[0] : marks[1]]
+        mixed, cuts = self._hashed
+        return mixed[cuts[0] : cuts[1]]
 
-    @cached_property
+    @property
     def all_keys(self) -> Keys:
         """`keys`, then `long_keys`."""
-        mixed, marks = self._hashed
-        return mixed[: marks[1]]
+        mixed, cuts = self._hashed
+        return mixed[: cuts[1]]
 
     @property
     def word_keys(self) -> Keys:
@@ -231,22 +231,22 @@ class PromptView:
         longer = np.flatnonzero(ends - starts > size)
         return longer, _mixed([self._hash(starts[longer], size) + BEGINNING])
 
-    @cached_property
+    @property
     def words(self) -> Ints:
         """Distinct buckets of `keys`; sorted."""
         return _distinct(_buckets(self.keys))
 
-    @cached_property
+    @property
     def edge(self) -> Ints:
         """Distinct buckets of the words and pairs at the beginning and end, where a long prompt says what it wants."""
-        mixed, marks = self._hashed
-        return _distinct(_buckets(mixed[marks[1] : marks[2]]))
+        mixed, cuts = self._hashed
+        return _distinct(_buckets(mixed[cuts[1] : cuts[2]]))
 
-    @cached_property
+    @property
     def grams(self) -> Ints:
         """Distinct buckets of 3- and 4-grams of characters, counted from `WORD_BUCKETS`; sorted."""
-        mixed, marks = self._hashed
-        return _distinct(_buckets(mixed[marks[2] :])) + WORD_BUCKETS
+        mixed, cuts = self._hashed
+        return _distinct(_buckets(mixed[cuts[2] :])) + WORD_BUCKETS
 
     @cached_property
     def features(self) -> tuple[Ints, Floats]:
