@@ -4,6 +4,8 @@ When the server cannot be reached, the store does what its `away` policy says. `
 `StoreError`, so nothing is spent that nobody counts. `local`: calls go on in this process, against what it last knew of
 the accounts; several workers may then together overspend. Either way a settlement that could not be delivered is kept,
 and delivered first when the server is back: it is charged late, and once.
+
+The processes of a fleet also share what they know of the models' health (`redis_health.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from waywiser.core.spending import Outstanding, Refusal, Spend
 from waywiser.errors import StoreError
 from waywiser.stores import redis_report as report
 from waywiser.stores.memory import MemoryStore
+from waywiser.stores.redis_health import FleetBoard
 from waywiser.stores.redis_session import Books
 from waywiser.stores.redis_wire import TIMEOUT_S, Away, Server, Turns
 
@@ -62,6 +65,11 @@ class RedisStore:
         self._accounts: OrderedDict[str, Account] = OrderedDict()
         self._live: OrderedDict[str, tuple[Hold, str]] = OrderedDict()
         self._local = MemoryStore()
+        self.health = FleetBoard(
+            prefix,
+            lambda turns, instead: self._server.drive(self._guarded(turns, instead, always=True)),
+            lambda turns, instead: self._server.adrive(self._guarded(turns, instead, always=True)),
+        )
 
     def __str__(self) -> str:
         """Name the store, for messages."""
@@ -162,7 +170,8 @@ class RedisStore:
             self._adopt(session, path, now_s)
             return self._local.open(session, path, now_s, policy)
 
-        opened = yield from self._guarded(self._books.open(session, path, now_s, policy), instead)
+        turns = self.health.looking(self._books.open(session, path, now_s, policy), now_s)
+        opened = yield from self._guarded(turns, instead)
         self._know(opened.standings)
         return opened
 
@@ -186,7 +195,8 @@ class RedisStore:
             self._adopt(settlement.session, settlement.path, settlement.now_s)
             return self._local.settle(settlement)
 
-        standings = yield from self._guarded(self._books.settle(settlement), instead, always=True)
+        turns = self.health.telling(self._books.settle(settlement), settlement.now_s)
+        standings = yield from self._guarded(turns, instead, always=True)
         with self._lock:
             self._live.pop(settlement.hold, None)
         self._know(standings)

@@ -34,6 +34,7 @@ _PARTS = {
     "endow": ("endow",),
     "learn": ("learn",),
     "index": ("index",),
+    "health": ("health",),
     "holds": ("session", "holds"),
 }
 
