@@ -11,7 +11,7 @@ from functools import partial
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from waywiser.core.calls import Failure
-from waywiser.core.health import Health, admit, failed, outrun, succeeded
+from waywiser.core.health import Health, admit, dropped, failed, outrun, succeeded
 
 Lesson: TypeAlias = Callable[[Health], Health]
 """What one call taught about a model: from what was known to what is known now."""
@@ -55,6 +55,10 @@ class HealthBoard:
     def outrun(self, model: str, waited_s: float, first: bool, now_s: float) -> None:
         """Note that a call to `model` was dropped after `waited_s`: another model answered first."""
         self._learn(model, partial(outrun, waited_s=waited_s, first=first, now_s=now_s))
+
+    def dropped(self, model: str, first_s: float | None, now_s: float) -> None:
+        """Note that a call to `model` was dropped for reasons of ours; its first piece had come after `first_s`."""
+        self._learn(model, partial(dropped, first_s=first_s, now_s=now_s))
 
     def _learn(self, model: str, lesson: Lesson) -> None:
         with self._lock:

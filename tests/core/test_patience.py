@@ -14,6 +14,7 @@ from waywiser.core.health import (
     TRIP_AFTER,
     Health,
     admit,
+    dropped,
     failed,
     outrun,
     succeeded,
@@ -123,6 +124,20 @@ def test_a_probe_that_was_outrun_ends_without_a_verdict() -> None:
     dropped = outrun(probing, 1.0, False, due_s + 1)
     assert dropped.open_until_s == health.open_until_s
     assert admit(dropped, due_s + 1) is not None
+
+
+def test_a_call_that_we_dropped_ends_its_probe_and_says_how_soon_it_began() -> None:
+    health = Health()
+    for _ in range(TRIP_AFTER):
+        health = failed(health, FailureKind.OVERLOADED, NOW_S)
+    due_s = NOW_S + REST_S
+    probing = admit(health, due_s)
+    assert probing is not None
+    for first_s in (None, 0.5):
+        after = dropped(probing, first_s, due_s + 1)
+        assert after.open_until_s == health.open_until_s
+        assert admit(after, due_s + 1) is not None
+        assert (after.first_token_s, after.latency_s) == (first_s or 0.0, 0.0)
 
 
 def test_an_outage_leaves_what_is_known_of_the_pace() -> None:

@@ -179,6 +179,17 @@ def outrun(health: Health, waited_s: float, first: bool, now_s: float) -> Health
     return replace(noted, slow_s=_slow(health.slow_s, health.timed, waited_s, longer=True), timed=health.timed + 1)
 
 
+def dropped(health: Health, first_s: float | None, now_s: float) -> Health:
+    """Note a call that was dropped for reasons of ours: a probe ends without a verdict.
+
+    `first_s` is how long its first piece took, if one had come.
+    """
+    noted = replace(health, probing_s=0.0)
+    if first_s is None:
+        return noted
+    return _first_piece(noted, first_s, _gain(health, now_s), longer=first_s > health.slow_first_s)
+
+
 def failed(health: Health, kind: FailureKind, now_s: float, retry_after_s: float | None = None) -> Health:
     """Note a failure. One that blames only the request leaves the circuit alone (and ends a probe).
 
