@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from waywiser import ports
 from waywiser.catalog import encodings, tokens
-from waywiser.catalog.tokens import Memo, TokenCounter, TokenEstimator
+from waywiser.catalog.tokens import Memo, TokenCounter, TokenEstimator, memos
 from waywiser.core.calls import Tool
 from waywiser.core.messages import File, Image, Message, Role, Text, Thinking, ToolCall, assistant, tool_result, user
 
@@ -72,7 +72,7 @@ def test_scaled_encodings_round_up_and_exceed_their_base() -> None:
 class Counted(TokenCounter):
     """Counts how often a text is really counted."""
 
-    _memo = Memo(64)
+    _memos = memos(64)
     calls = 0
 
     def _raw(self, text: str, ranks: str) -> int:
@@ -90,6 +90,15 @@ def test_a_message_counted_once_is_not_counted_again() -> None:
     assert Counted.calls == seen
     assert counter.messages([*again, user("thanks")], "o200k_base") > first
     assert Counted.calls == seen + 1
+
+
+def test_a_history_that_was_dropped_from_the_memo_is_counted_again() -> None:
+    counter = Counted()
+    history = tuple(user("x" * number) for number in range(1, 200))
+    whole = counter.messages(history, "o200k_base")
+    assert counter.messages(list(history), "o200k_base") == whole == Counted().messages(history, "o200k_base")
+    assert counter.messages(history[:1], "o200k_base") == 1 + tokens.TURN_TOKENS + tokens.PRIMING_TOKENS
+    assert counter.messages(history, "claude") == -(-whole * 125 // 100)
 
 
 def test_a_history_costs_its_turns_and_the_priming() -> None:
@@ -124,13 +133,13 @@ def test_tools() -> None:
 
 def test_memo_is_bounded_and_keeps_what_is_used() -> None:
     memo = Memo(100)
-    memo.put((b"hot", "r"), 7)
+    memo.put(b"hot", 7)
     for number in range(1000):
-        memo.put((str(number).encode(), "r"), number)
+        memo.put(str(number).encode(), number)
         if number % 50 == 0:
-            assert memo.get((b"hot", "r")) == 7
+            assert memo.get(b"hot") == 7
     assert len(memo) <= 200
-    assert memo.get((b"0", "r")) is None
+    assert memo.get(b"0") is None
 
 
 def test_memo_under_threads() -> None:
@@ -141,9 +150,9 @@ def test_memo_under_threads() -> None:
         rng = random.Random(seed)
         for _ in range(5000):
             number = rng.randrange(300)
-            found = memo.get((str(number).encode(), "r"))
+            found = memo.get(str(number).encode())
             if found is None:
-                memo.put((str(number).encode(), "r"), number)
+                memo.put(str(number).encode(), number)
             elif found != number:
                 wrong.append((number, found))
 

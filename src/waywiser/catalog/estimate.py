@@ -51,25 +51,25 @@ CLASSES: Final = 1 + len(_LETTERS) + len(_GROUPS) + len(_BYTE_RANGES)
 
 
 @cache
-def byte_classes() -> NDArray[np.uint16]:
+def byte_classes() -> bytes:
     """Map each of the 256 bytes to its class; 0 is for bytes of no class (control characters)."""
-    import numpy as np  # noqa: PLC0415 - numpy takes as long to import as the whole package may
-
-    table = np.zeros(256, np.uint16)
+    table = bytearray(256)
     for number, characters in enumerate(_LETTERS + _GROUPS, start=1):
         for character in characters:
             table[ord(character)] = number
     for number, (low, high) in enumerate(_BYTE_RANGES, start=1 + len(_LETTERS) + len(_GROUPS)):
-        table[low : high + 1] = number
-    return table
+        table[low : high + 1] = bytes([number]) * (high + 1 - low)
+    return bytes(table)
 
 
 def pairs(data: bytes) -> NDArray[np.uint16]:
     """Number each pair of neighbouring classes, the text's start counting as a space."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415 - numpy takes as long to import as the whole package may
 
-    classes = byte_classes()[np.frombuffer(b" " + data, np.uint8)]
-    return classes[:-1] * np.uint16(CLASSES) + classes[1:]
+    classes = np.frombuffer((b" " + data).translate(byte_classes()), np.uint8)
+    numbers = np.multiply(classes[:-1], CLASSES, dtype=np.uint16)
+    numbers += classes[1:]
+    return numbers
 
 
 @cache

@@ -8,7 +8,7 @@ recorded OpenAI sessions and are on the high side.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import ClassVar, Final
 
@@ -30,7 +30,7 @@ MEMO_ENTRIES: Final = 32_768
 
 
 class Memo:
-    """A bounded memo of what was counted, shared by threads.
+    """A bounded memo of what was counted with one rank file, by digest; shared by threads.
 
     Two generations stand in for an exact least-recently-used order: when the young one is full it becomes the old one
     and the old one is dropped. A lookup is one or two reads of a dict and takes no lock; at most `2 * entries` stay.
@@ -40,15 +40,22 @@ class Memo:
 
     def __init__(self, entries: int) -> None:
         self._entries = entries
-        self._young: dict[tuple[bytes, str], int] = {}
-        self._old: dict[tuple[bytes, str], int] = {}
+        self._young: dict[bytes, int] = {}
+        self._old: dict[bytes, int] = {}
         self._lock = Lock()
 
     def __len__(self) -> int:
         """How many counts are kept."""
         return len(self._young) + len(self._old)
 
-    def get(self, key: tuple[bytes, str]) -> int | None:
+    def several(self, keys: list[bytes]) -> list[int | None]:
+        """Look up many: a long history costs a lookup a turn at every step, so it's one without a call."""
+        found = list(map(self._young.get, keys))
+        if None in found and self._old:
+            return [self.get(key) if known is None else known for key, known in zip(keys, found, strict=True)]
+        return found
+
+    def get(self, key: bytes) -> int | None:
         """Return what was counted for `key`, or None. A hit in the old generation is made young again."""
         found = self._young.get(key)
         if found is None:
@@ -57,7 +64,7 @@ class Memo:
                 self.put(key, found)
         return found
 
-    def put(self, key: tuple[bytes, str], value: int) -> None:
+    def put(self, key: bytes, value: int) -> None:
         """Keep a count."""
         with self._lock:
             if len(self._young) >= self._entries:
@@ -65,10 +72,18 @@ class Memo:
             self._young[key] = value
 
 
+def memos(entries: int = MEMO_ENTRIES) -> Mapping[str, Memo]:
+    """Make an empty memo for each rank file."""
+    return {spec.ranks: Memo(entries) for spec in encodings.TOKENIZERS.values()}
+
+
 class _Counting(ABC):
     """What both ways of counting share: the parts of a turn, overheads, scales and the memo."""
 
-    _memo: ClassVar[Memo]
+    _memos: ClassVar[Mapping[str, Memo]]
+
+    def __init__(self) -> None:
+        self._newest: dict[str, tuple[Sequence[Message], int]] = {}
 
     @abstractmethod
     def _raw(self, text: str, ranks: str) -> int:
@@ -87,8 +102,7 @@ class _Counting(ABC):
     def messages(self, messages: Sequence[Message], encoding: str) -> int:
         """Count a history, the overhead of its turns and of the answer's start included."""
         spec = encodings.tokenizer(encoding)
-        ranks = spec.ranks
-        return _scaled(sum([self._message(message, ranks) for message in messages]) + PRIMING_TOKENS, spec.percent)
+        return _scaled(self._turns(messages, spec.ranks) + PRIMING_TOKENS, spec.percent)
 
     def tools(self, tools: Sequence[Tool], encoding: str) -> int:
         """Count what tool definitions take in a prompt. No tools take nothing."""
@@ -97,12 +111,25 @@ class _Counting(ABC):
         spec = encodings.tokenizer(encoding)
         return _scaled(sum([self._tool(tool, spec.ranks) for tool in tools]) + TOOLS_TOKENS, spec.percent)
 
+    def _turns(self, messages: Sequence[Message], ranks: str) -> int:
+        """Sum up a history. Encodings that share ranks ask for the same sum, one after the other."""
+        held = self._newest.get(ranks)
+        if held is not None and held[0] is messages:
+            return held[1]
+        known = self._memos[ranks].several([message.digest for message in messages])
+        total = sum(
+            [self._message(one, ranks) if count is None else count for one, count in zip(messages, known, strict=True)]
+        )
+        if isinstance(messages, tuple):
+            self._newest[ranks] = messages, total
+        return total
+
     def _message(self, message: Message, ranks: str) -> int:
-        key = (message.digest, ranks)
-        known = self._memo.get(key)
+        memo, key = self._memos[ranks], message.digest
+        known = memo.get(key)
         if known is None:
             known = self._count_message(message, ranks)
-            self._memo.put(key, known)
+            memo.put(key, known)
         return known
 
     def _count_message(self, message: Message, ranks: str) -> int:
@@ -123,11 +150,11 @@ class _Counting(ABC):
         return total
 
     def _tool(self, tool: Tool, ranks: str) -> int:
-        key = (tool.digest, ranks)
-        known = self._memo.get(key)
+        memo, key = self._memos[ranks], tool.digest
+        known = memo.get(key)
         if known is None:
             known = TOOL_TOKENS + sum(self._raw(text, ranks) for text in (tool.name, tool.description, tool.parameters))
-            self._memo.put(key, known)
+            memo.put(key, known)
         return known
 
 
@@ -138,7 +165,7 @@ class TokenCounter(_Counting):
     millisecond, and nothing when they were counted before.
     """
 
-    _memo = Memo(MEMO_ENTRIES)
+    _memos = memos()
 
     def _raw(self, text: str, ranks: str) -> int:
         return encodings.count(text, ranks)
@@ -147,7 +174,7 @@ class TokenCounter(_Counting):
 class TokenEstimator(_Counting):
     """Estimates, ten times faster and without loading ranks. Use it to choose a route; see `estimate` for its error."""
 
-    _memo = Memo(MEMO_ENTRIES)
+    _memos = memos()
 
     def _raw(self, text: str, ranks: str) -> int:
         return estimate.tokens(text, ranks)
