@@ -42,6 +42,9 @@ class StepRule:
     hedge: bool = False
 
 
+_AUTO = StepRule()
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """When a rule applies: every field that is set must hold. Names are globs (`vip-*`)."""
@@ -217,7 +220,7 @@ class Policy:
 
     def step_rule(self, kind: StepKind) -> StepRule:
         """What the policy says of a kind; a kind it does not name is `auto`."""
-        return self.steps.get(kind, StepRule())
+        return self.steps.get(kind, _AUTO)
 
     def declared(self, node: str) -> str:
         """The kind the policy declares for a node; empty when it says nothing."""

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import NamedTuple
 
 from waywiser.core.calls import Tool, Usage
 from waywiser.core.health import Health
 from waywiser.core.messages import Message
-from waywiser.core.models import Model, cost_nanos
+from waywiser.core.models import Model
 from waywiser.core.policy import Weights
 from waywiser.core.receipt import Term
 from waywiser.core.steps import StepKind
@@ -80,44 +81,39 @@ def warmed(model: Model, tools: Sequence[Tool], messages: Sequence[Message], tok
     return WarmPrefix(model.name, len(messages), tokens, prefix_digest(tools, messages, len(messages)), now_s)
 
 
-def expectation(model: Model, input_tokens: int, warm: int, output_tokens: int) -> tuple[Usage, int]:
-    """What a call is expected to use, and its cost in nano-dollars."""
-    usage = Usage(input_tokens, output_tokens, cached_tokens=min(warm, input_tokens), estimated=True)
-    return usage, cost_nanos(model, usage)
+class Prospect(NamedTuple):
+    """A model that may take the call, before it is held against the others: as a `Candidate` is, without a score."""
+
+    model: Model
+    tier: str
+    rank: int
+    expected: Usage
+    expected_nanos: int
 
 
 def scored(
-    candidates: Sequence[Candidate],
+    prospects: Sequence[Prospect | Candidate],
     weights: Weights,
     health: Mapping[str, Health],
     now_s: float,
     *,
     first: bool = False,
 ) -> list[Candidate]:
-    """Score every candidate against the others, by its `first` piece or by the whole. The order is kept."""
-    dearest = max((candidate.expected_nanos for candidate in candidates), default=0) or 1
-    latencies = _latencies_s(candidates, health, now_s, first=first)
+    """Score every prospect against the others, by its `first` piece or by the whole. The order is kept."""
+    dearest = max((prospect.expected_nanos for prospect in prospects), default=0) or 1
+    latencies = _latencies_s(prospects, health, now_s, first=first)
     slowest = max(latencies, default=0.0) or 1.0
     result = []
-    for candidate, latency in zip(candidates, latencies, strict=True):
-        known = health.get(candidate.model.name)
-        terms = (
-            _term("quality", candidate.model.quality, weights.quality),
-            _term("cost", candidate.expected_nanos / dearest, -weights.cost),
-            _term("latency", latency / slowest, -weights.latency),
-            _term("health", known.errors(now_s) if known else 0.0, -weights.health),
-        )
-        result.append(
-            Candidate(
-                candidate.model,
-                candidate.tier,
-                candidate.rank,
-                candidate.expected,
-                candidate.expected_nanos,
-                sum(term.weighted for term in terms),
-                terms,
-            )
-        )
+    for prospect, latency in zip(prospects, latencies, strict=True):
+        model, nanos = prospect.model, prospect.expected_nanos
+        known = health.get(model.name)
+        quality = _term("quality", model.quality, weights.quality)
+        cost = _term("cost", nanos / dearest, -weights.cost)
+        slow = _term("latency", latency / slowest, -weights.latency)
+        failing = _term("health", known.errors(now_s) if known else 0.0, -weights.health)
+        score = quality.weighted + cost.weighted + slow.weighted + failing.weighted
+        terms = (quality, cost, slow, failing)
+        result.append(Candidate(model, prospect.tier, prospect.rank, prospect.expected, nanos, score, terms))
     return result
 
 
@@ -126,19 +122,19 @@ def _term(name: str, value: float, weight: float) -> Term:
 
 
 def _latencies_s(
-    candidates: Sequence[Candidate], health: Mapping[str, Health], now_s: float, *, first: bool
+    prospects: Sequence[Prospect | Candidate], health: Mapping[str, Health], now_s: float, *, first: bool
 ) -> list[float]:
     """What every candidate is expected to take, in seconds.
 
     A model whose first piece was never timed is taken to begin after the same share of the whole as those whose was:
     otherwise it would be compared, with its whole, to their beginnings.
     """
-    known = [health.get(candidate.model.name, _UNKNOWN) for candidate in candidates]
+    known = [health.get(prospect.model.name, _UNKNOWN) for prospect in prospects]
     both = [one for one in known if one.first_token_s and one.latency_s]
     begun = sum(one.first_token_s / one.latency_s for one in both) / len(both) if first and both else 1.0
     latencies = []
-    for candidate, one in zip(candidates, known, strict=True):
-        prior_s = candidate.model.latency_ms / 1000
+    for prospect, one in zip(prospects, known, strict=True):
+        prior_s = prospect.model.latency_ms / 1000
         timed = first and one.first_token_s
         latencies.append(one.first_token(now_s, prior_s * begun) if timed else one.latency(now_s, prior_s) * begun)
     return latencies

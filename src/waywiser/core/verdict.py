@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from waywiser.core.calls import Call
+from waywiser.core.calls import Call, Usage
 from waywiser.core.health import Health
 from waywiser.core.messages import File, Image, Message
-from waywiser.core.models import Ability, Model
+from waywiser.core.models import Ability, Model, cost_nanos
 from waywiser.core.policy import Policy, Target
 from waywiser.core.portability import Forbidden, portable, surveyed
 from waywiser.core.receipt import Considered
-from waywiser.core.scoring import Candidate, expectation, expected_output, scored, warm_tokens
+from waywiser.core.scoring import Candidate, Prospect, expected_output, scored, warm_tokens
 from waywiser.core.steps import SURE, UNREAD, Step
 from waywiser.core.trail import Trail
 
@@ -55,7 +55,8 @@ def evaluate(
     output_tokens = expected_output(trail.steps, step.kind, limit)
     needed = _needed(call) | target.require
     bits = surveyed(call)
-    fit: list[Candidate] = []
+    fit: list[Prospect] = []
+    usages: dict[tuple[str, int], Usage] = {}
     excluded: list[Considered] = []
     for rank, tier in enumerate(policy.tiers):
         for model in tier.models:
@@ -66,8 +67,12 @@ def evaluate(
                 excluded.append(Considered(model.name, tier.name, excluded=why))
                 continue
             warm = warm_tokens(model, trail, call.tools, call.messages, now_s) if trail.warm else 0
-            usage, nanos = expectation(model, tokens[model.encoding], warm, output_tokens)
-            fit.append(Candidate(model, tier.name, rank, usage, nanos))
+            usage = usages.get((model.encoding, warm))
+            if usage is None:
+                prompt = tokens[model.encoding]
+                usage = Usage(prompt, output_tokens, cached_tokens=min(warm, prompt), estimated=True)
+                usages[model.encoding, warm] = usage
+            fit.append(Prospect(model, tier.name, rank, usage, cost_nanos(model, usage)))
     read = call.stream and not (step.kind in UNREAD and step.confidence >= SURE)
     ranked = _ranked(scored(fit, policy.weights, health, now_s, first=read), target, health, now_s)
     reasons = list(target.reasons)
@@ -112,8 +117,8 @@ def _why_not(  # noqa: PLR0911 - a list of reasons
         return "below the floor"
     if any(fnmatchcase(model.name, glob) for glob in target.exclude):
         return "excluded by a rule"
-    if missing := sorted(needed - model.abilities):
-        return f"cannot do {', '.join(missing)}"
+    if not needed <= model.abilities:
+        return f"cannot do {', '.join(sorted(needed - model.abilities))}"
     if (
         call.tools
         and call.settings.tool_choice != "none"
