@@ -3,7 +3,8 @@
     python benchmarks/step_kinds.py                       train on retail, try on airline; other tasks; sources left out
     python benchmarks/step_kinds.py --shipped FILE...     try the weights of the package on recorded sessions of yours
 
-Every figure goes through the code of a live call: session by session, the agent's habits learned as it goes.
+Every figure goes through the code of a live call: session by session, the agent's habits learned as it goes. "Known" is
+with what the agent did in the sessions before, in an order drawn by lot; otherwise every session is of a stranger.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from waywiser.classifier.glimpses import glimpse
+from waywiser.classifier.habits import Agents
 from waywiser.classifier.heads import load
 from waywiser.classifier.recordings import read_session_file, read_sessions
 from waywiser.classifier.steps import StepHeads
@@ -37,16 +39,26 @@ FINE = ("read", "write", "answer", "question")
 def finer(table: Decisions, inside: np.ndarray, outside: np.ndarray, recordings: list) -> dict[str, object]:
     """Tell read and write calls, answers and questions apart, through `StepHeads.fine`."""
     kinds = fit_kinds(table, inside, 0)
-    heads = StepHeads.load({**kinds.arrays(), "work": prior()})
-    return through_heads(heads, [recordings[at] for at in sorted(set(table.session[outside].tolist()))])
+    arrays = {**kinds.arrays(), "work": prior()}
+    return both(arrays, [recordings[at] for at in sorted(set(table.session[outside].tolist()))])
+
+
+def both(arrays: dict, recordings: list) -> dict[str, object]:
+    """Go through the sessions twice: every agent a stranger, and what an agent did before remembered."""
+    known = through_heads(StepHeads.load(arrays, Agents()), recordings)
+    return {
+        **through_heads(StepHeads.load(arrays), recordings),
+        **{f"known_{name}": known[name] for name in ("accuracy", "ece", "fine_accuracy")},
+    }
 
 
 def through_heads(heads: StepHeads, recordings: list) -> dict[str, object]:
-    """Ask the heads before every step of these sessions, as a live call would."""
+    """Ask the heads before every step of these sessions, as a live call would; their order is drawn by lot."""
     confusion = np.zeros((4, 4), dtype=int)
     times: list[float] = []
     told, was = [], []
-    for recording in recordings:
+    for place in np.random.default_rng(0).permutation(len(recordings)).tolist():
+        recording = recordings[place]
         turns = 0
         for at, message in enumerate(recording.messages):
             turns += message.role is Role.USER
@@ -90,8 +102,8 @@ def main() -> int:
     asked = parser.parse_args()
     report: dict[str, object]
     if asked.shipped:
-        heads = StepHeads.load(load(Path(str(files("waywiser.classifier") / "weights" / "steps.npz"))))
-        report = {path.name: through_heads(heads, read_session_file(path)) for path in asked.shipped}
+        arrays = load(Path(str(files("waywiser.classifier") / "weights" / "steps.npz")))
+        report = {path.name: both(arrays, read_session_file(path)) for path in asked.shipped}
     else:
         if not (asked.data / "trajectories").is_dir():
             print(f"no recorded sessions below {asked.data}", file=sys.stderr)
@@ -109,6 +121,8 @@ def main() -> int:
                     "rows": one.rows,
                     "accuracy": round(one.accuracy, 4),
                     "ece": round(one.calibration_error, 4),
+                    "known_accuracy": round(one.accuracy_known, 4),
+                    "known_ece": round(one.calibration_error_known, 4),
                     "commoner": round(one.base, 4),
                     "confusion": one.confusion,
                 }

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from waywiser.classifier.glimpses import glimpse, identifiers, shape_of, tool_kind
-from waywiser.classifier.habits import Habits, squash
+from waywiser.classifier.habits import Agents, Habits, squash
 from waywiser.classifier.recordings import Recording, read_messages, read_session_file, read_steps
 from waywiser.classifier.step_features import FEATURES, Progress
-from waywiser.classifier.steps import COLD, LOOK_BACK, StepHeads, on_ladder
-from waywiser.classifier.train_steps import choose, decisions, fit_kinds, fit_work, measure, prior, train_steps
+from waywiser.classifier.steps import COLD, LOOK_BACK, StepHeads, agent_of, on_ladder
+from waywiser.classifier.train_steps import adapted, choose, decisions, fit_kinds, fit_work, measure, prior, train_steps
 from waywiser.classifier.work_features import FEATURES as WORK_FEATURES
 from waywiser.classifier.work_features import Signs, work_features
 from waywiser.core.calls import Tool
@@ -186,6 +186,75 @@ def test_a_repeated_question_and_a_branch_get_the_same_answer_as_a_first_one(arr
     walked.kind(messages, ())
     other = (*messages[:6], user("No, another one: P777777"))
     assert walked.call_chance(other)[0] == pytest.approx(StepHeads.load(arrays).call_chance(other)[0])
+
+
+def desk(name: str, seed: int, *, looks: int) -> tuple[Message, ...]:
+    """One turn at a desk of this name: so many looks, then an answer that ends the session."""
+    number = f"P{seed:06d}"
+    look = (call("get_parcel", f'{{"id": "{number}"}}'), tool_result("c1", '{"state": "moving", "id": 1}'))
+    return (system(f"You help at desk {name}."), user(f"Where is parcel {number}?"), *look * looks, assistant("Here."))
+
+
+def walk(heads: StepHeads, messages: tuple[Message, ...]) -> list[float]:
+    return [heads.call_chance(prefix)[0] for prefix, _ in prefixes(messages)]
+
+
+def test_what_an_agent_did_in_earlier_sessions_counts_in_the_next(arrays: dict[str, np.ndarray]) -> None:
+    heads, strangers = StepHeads.load(arrays, Agents()), StepHeads.load(arrays)
+    for seed in range(60):
+        walk(heads, desk("A", seed, looks=4))
+        walk(heads, desk("B", seed, looks=1))
+    stranger = walk(strangers, desk("D", 999, looks=2))
+    eager, brief = walk(heads, desk("A", 999, looks=2)), walk(heads, desk("B", 999, looks=2))
+    assert eager[2] > stranger[2] + 0.2
+    assert brief[1] < stranger[1] - 0.2, "answers were learned though nothing is asked after them"
+    assert walk(heads, desk("C", 999, looks=2)) == walk(strangers, desk("C", 999, looks=2))
+
+
+def test_agents_known_or_not_a_session_hangs_on_itself_and_where_it_began(arrays: dict[str, np.ndarray]) -> None:
+    heads = StepHeads.load(arrays, Agents())
+    begun = desk("A", 1, looks=3)
+    first = heads.call_chance(begun[:4])[0]
+    for seed in range(100, 160):
+        walk(heads, desk("A", seed, looks=5))
+    assert heads.call_chance(begun[:4])[0] == first
+    assert heads.call_chance(begun[:6])[0] == pytest.approx(walk(StepHeads.load(arrays), begun)[2])
+
+
+def test_a_history_that_is_read_at_once_teaches_nothing_of_its_agent(arrays: dict[str, np.ndarray]) -> None:
+    heads = StepHeads.load(arrays, Agents())
+    for _ in range(5):
+        for seed in range(20):
+            heads.call_chance(desk("A", seed, looks=6)[:-1])
+    assert walk(heads, desk("A", 999, looks=2)) == walk(StepHeads.load(arrays), desk("A", 999, looks=2))
+
+
+def test_what_is_known_of_agents_is_bounded() -> None:
+    agents = Agents(limit=8)
+    for number in range(50):
+        for session in range(200):
+            agents.expect(bytes([number]), session, ("", "turn", f"tool {session}"), 0.5)
+    assert len(agents) == 8
+    assert len(agents.habits(bytes([49]))._known) <= 70
+    assert not agents.habits(bytes([0]))._known
+
+
+def test_an_agent_is_known_by_its_tools_else_by_its_system_prompt() -> None:
+    other, hello = Tool("other", ""), [system("You are A."), user("Hi")]
+    assert agent_of(hello, (BASH, other)) == agent_of([user("Hi")], (other, BASH)) != agent_of(hello, (BASH,))
+    assert agent_of(hello, ()) == agent_of([hello[0], user("Bye")], ()) != agent_of([user("Hi")], ())
+    assert agent_of([], ()) == b""
+
+
+def test_what_the_card_says_of_known_agents_is_what_a_live_call_gets(
+    recordings: list[Recording], arrays: dict[str, np.ndarray]
+) -> None:
+    table = decisions(recordings)
+    everything = np.ones(len(table.called), dtype=bool)
+    heads = StepHeads.load(arrays, Agents())
+    told = adapted(table, everything, heads._calls.logits(table.features), seed=3)
+    for place in np.random.default_rng(3).permutation(len(recordings)).tolist():
+        assert walk(heads, recordings[place].messages) == pytest.approx(told[table.session == place].tolist())
 
 
 def test_finer_kinds_share_the_probability(heads: StepHeads) -> None:
@@ -421,9 +490,10 @@ def test_airline_steps_are_foretold_from_retail_sessions() -> None:
     airline = read_session_file(DATA / "trajectories" / "tau_bench_gpt4o_airline.jsonl.gz")
     table = decisions([*retail, *airline])
     inside = table.domain == "retail"
-    figure = measure("", table, ~inside, fit_kinds(table, inside, 0).calls.logits(table.features))
+    figure = measure("", table, ~inside, fit_kinds(table, inside, 0).calls.logits(table.features), 0)
     assert figure.accuracy > 0.66
     assert figure.calibration_error < 0.08
+    assert figure.calibration_error_known < 0.05
 
 
 @needs_data

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 class KindFigure:
     """How the kind head did on rows it was not trained on.
 
-    `base` is what always saying the commoner kind scores; `confusion` counts (call, text) said, a row for each truth.
+    `accuracy_known` and `calibration_error_known` are with what the agent did in earlier sessions of the trial. `base`
+    is what always saying the commoner kind scores; `confusion` counts (call, text) said, a row for each truth.
     """
 
     trial: str
     rows: int
     accuracy: float
     calibration_error: float
+    accuracy_known: float
+    calibration_error_known: float
     base: float
     confusion: tuple[tuple[int, int], tuple[int, int]]
 
@@ -34,15 +37,18 @@ def kinds(figures: Sequence[KindFigure]) -> str:
     """Return the section on step kinds, in Markdown."""
     lines = [
         "\n## Step kind (tool call or text)\n",
-        "No row was trained on that is counted here. The agent's habits are learned as its session runs.",
-        "The last two columns are the confusion: how many were told to be calls and texts.\n",
-        "| trained on, tried on | rows | right | commoner kind | ECE, 10 bins | of calls | of texts |",
-        "|---|---|---|---|---|---|---|",
+        "No row was trained on that is counted here. The agent's habits are learned as its session runs; where it is",
+        "known, what it did in earlier sessions counts as well (sessions in an order drawn by lot, each told before it",
+        "is learned from). The last two columns say of a stranger's calls and texts how many were told to be calls and",
+        "texts.\n",
+        "| trained on, tried on | rows | commoner kind | right | ECE, 10 bins | known: right | ECE | calls | texts |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for one in figures:
         call, text = one.confusion
         lines.append(
-            f"| {one.trial} | {one.rows} | {one.accuracy:.3f} | {one.base:.3f} | {one.calibration_error:.3f} "
+            f"| {one.trial} | {one.rows} | {one.base:.3f} | {one.accuracy:.3f} | {one.calibration_error:.3f} "
+            f"| {one.accuracy_known:.3f} | {one.calibration_error_known:.3f} "
             f"| {call[0]}, {call[1]} | {text[0]}, {text[1]} |"
         )
     return "\n".join(lines) + "\n"

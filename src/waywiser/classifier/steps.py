@@ -4,6 +4,7 @@
 session (`step_features`) say what agents in general do there; what *this* agent does is learned while it runs: after
 every step the surprise (what it did, less what was expected) shifts the expectation for the whole session, for turns
 against results, and for the tool just used. An agent that always answers after a lookup is known for it after two.
+Given `Agents`, what it did in earlier sessions counts as well; an agent is known by its tools, else its system prompt.
 
 **Sufficiency.** See `work_features` for what is looked at; three logistic models say for ranks 0, 1/3 and 2/3 of a
 ladder whether a model of that rank is enough, and a ladder of any length is read off between them.
@@ -17,7 +18,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
-from itertools import accumulate
+from itertools import accumulate, count
 from math import exp
 from threading import Lock
 from typing import Final
@@ -26,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waywiser.classifier.glimpses import Glimpses
-from waywiser.classifier.habits import Habits, logit, situations, squash
+from waywiser.classifier.habits import Agents, Habits, logit, situations, squash
 from waywiser.classifier.heads import Arrays
 from waywiser.classifier.step_features import FEATURES, Progress
 from waywiser.classifier.trees import Forest, broken
@@ -34,7 +35,7 @@ from waywiser.classifier.work_features import FEATURES as WORK_FEATURES
 from waywiser.classifier.work_features import Signs, reasons, work_features
 from waywiser.core.calls import Tool
 from waywiser.core.classification import DIFFICULTIES, Judged
-from waywiser.core.messages import Message, Role
+from waywiser.core.messages import Message, Role, digest
 
 LOOK_BACK: Final = 64
 """How many of the newest messages may be new to us before a session counts as unknown."""
@@ -49,33 +50,44 @@ _SESSIONS: Final = 1024
 
 
 class _Track:
-    """One session: its progress, the agent's habits, and what is expected of the coming step."""
+    """One session: its progress, the agent and its habits, and what is expected of the coming step."""
 
-    __slots__ = ("expected", "habits", "progress", "row")
+    __slots__ = ("agent", "expected", "habits", "number", "progress", "row")
 
-    def __init__(self) -> None:
+    def __init__(self, number: int, agent: bytes, habits: Habits) -> None:
         self.progress = Progress()
-        self.habits = Habits()
+        self.number = number
+        self.agent = agent
+        self.habits = habits
         self.row: list[float] = self.progress.features()
         self.expected: float | None = None  # the logit of a tool call before habits; None: not yet asked
 
 
 class StepHeads:
-    """Foretells the coming step of an agent. Build it with `load`."""
+    """Foretells the coming step of an agent. Build it with `load`.
+
+    With `agents` what an agent did in one session is remembered for the next; without, every session stands alone.
+    """
 
     def __init__(
-        self, trees: tuple[Forest, Forest, Forest], work: npt.NDArray[np.float64], belief: tuple[float, float] = PLAIN
+        self,
+        trees: tuple[Forest, Forest, Forest],
+        work: npt.NDArray[np.float64],
+        belief: tuple[float, float] = PLAIN,
+        agents: Agents | None = None,
     ) -> None:
         self._calls, self._writes, self._asks = trees
         self._work = work
         self._belief = belief
+        self._agents = agents
         self._glimpses = Glimpses()
         self._signs = Signs()
         self._tracks: OrderedDict[bytes, _Track] = OrderedDict()
+        self._numbers = count()
         self._lock = Lock()
 
     @classmethod
-    def load(cls, arrays: Arrays) -> StepHeads:
+    def load(cls, arrays: Arrays, agents: Agents | None = None) -> StepHeads:
         """Rebuild the heads from stored arrays; `ConfigError` when one is missing, misshapen or foreign."""
         trees = tuple(Forest.load(arrays, prefix, len(FEATURES)) for prefix in ("calls_", "writes_", "asks_"))
         work = arrays.get("work")
@@ -91,11 +103,11 @@ class StepHeads:
         if slope <= 0:
             raise broken("`belief` would turn the ladder over")
         first, second, third = trees
-        return cls((first, second, third), work.astype(np.float64), (slope, offset))
+        return cls((first, second, third), work.astype(np.float64), (slope, offset), agents)
 
     def kind(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[Judged, tuple[str, ...]]:
         """Say whether the coming step is a `tool_call` or a `synthesis`, how sure that is, and why."""
-        chance, row = self.call_chance(messages)
+        chance, row = self.call_chance(messages, tools)
         reasons = self._reasons(row, chance)
         if not tools and not any(message.tool_calls for message in messages[-LOOK_BACK:]):
             reasons = (*reasons, "no tools seen")
@@ -103,14 +115,21 @@ class StepHeads:
             return Judged("tool_call", chance), reasons
         return Judged("synthesis", 1 - chance), reasons
 
-    def call_chance(self, messages: Sequence[Message]) -> tuple[float, npt.NDArray[np.float32]]:
+    def call_chance(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = ()
+    ) -> tuple[float, npt.NDArray[np.float32]]:
         """Return the probability that the coming step is a tool call, and the features it was told by."""
         with self._lock:
-            track = self._track(messages)
+            track = self._track(messages, tools)
             row = np.array([track.row], dtype=np.float32)
-            if track.expected is None:
-                track.expected = float(self._calls.logits(row)[0])
-            return track.habits.chance(track.expected, situations(track.progress)), row
+            where = situations(track.progress)
+            if track.expected is not None:
+                return track.habits.chance(track.expected, where), row
+            track.expected = float(self._calls.logits(row)[0])
+            chance = track.habits.chance(track.expected, where)
+            if self._agents is not None:
+                self._agents.expect(track.agent, track.number, where, chance)
+            return chance, row
 
     def fine(self, messages: Sequence[Message]) -> dict[str, float]:
         """Return the probabilities of the four finer kinds: `read` and `write` calls, an `answer`, a `question`."""
@@ -169,7 +188,7 @@ class StepHeads:
         slope, offset = self._belief
         return (*(min(squash(slope * logit(one) + offset), chances[-1]) for one in chances[:-1]), chances[-1])
 
-    def _track(self, messages: Sequence[Message]) -> _Track:
+    def _track(self, messages: Sequence[Message], tools: Sequence[Tool]) -> _Track:
         """Find what is known of this session and bring it up to date."""
         begin = max(0, len(messages) - LOOK_BACK)
         state = blake2b(b"".join(message.digest for message in messages[:begin]), digest_size=16)
@@ -182,18 +201,23 @@ class StepHeads:
                 return self._tracks[keys[at]]
             track = self._tracks.pop(keys[at], None)
             if track is not None:
-                self._extend(track, messages[begin + at :])
+                self._extend(track, messages[begin + at :], self._agents)
                 break
         else:
-            track = _Track()
-            self._extend(track, messages[-COLD:])
+            agent = agent_of(messages, tools)
+            habits = self._agents.habits(agent) if self._agents is not None else Habits()
+            track = _Track(next(self._numbers), agent, habits)
+            self._extend(track, messages[-COLD:], None)
         self._tracks[keys[-1]] = track
         while len(self._tracks) > _SESSIONS:
             self._tracks.popitem(last=False)
         return track
 
-    def _extend(self, track: _Track, messages: Sequence[Message]) -> None:
-        """Fold new messages into a session, learning the agent's habits from its steps among them."""
+    def _extend(self, track: _Track, messages: Sequence[Message], agents: Agents | None) -> None:
+        """Fold new messages into a session, learning the agent's habits from its steps among them.
+
+        `agents` learn from what was seen to happen, not from a history that is read at once: it may be known already.
+        """
         rows: list[list[float]] = []
         taken: list[tuple[tuple[str, str, str], bool]] = []
         # When the first new message is the step that was asked about, its logit is at hand.
@@ -209,9 +233,18 @@ class StepHeads:
             logits = self._calls.logits(np.array(fresh, dtype=np.float32)).tolist() if fresh else []
             expected = logits if known is None else [known, *logits]
             for before, (where, called) in zip(expected, taken, strict=True):
-                track.habits.learn(before, where, called=called)
+                surprise = track.habits.learn(before, where, called=called)
+                if agents is not None:
+                    agents.learn(track.agent, track.number, where, surprise)
         track.row = track.progress.features()
         track.expected = None
+
+
+def agent_of(messages: Sequence[Message], tools: Sequence[Tool]) -> bytes:
+    """Return what an agent is known by: the names of its tools, else its system prompt, else nothing."""
+    if tools:
+        return digest(sorted(tool.name for tool in tools))
+    return messages[0].digest if messages and messages[0].role is Role.SYSTEM else b""
 
 
 def on_ladder(knots: Sequence[float], rungs: int) -> tuple[float, ...]:

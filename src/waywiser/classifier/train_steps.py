@@ -16,9 +16,10 @@ import numpy.typing as npt
 from waywiser.classifier import step_card
 from waywiser.classifier.fit import calibration_error
 from waywiser.classifier.glimpses import Glimpses
-from waywiser.classifier.habits import Habits, situations
+from waywiser.classifier.habits import Agents, Habits, situations
 from waywiser.classifier.recordings import LabelledStep, Recording, read_sessions, read_steps
 from waywiser.classifier.step_features import FEATURES, Progress
+from waywiser.classifier.steps import agent_of
 from waywiser.classifier.trees import Forest
 from waywiser.classifier.work_features import FEATURES as WORK_FEATURES
 from waywiser.classifier.work_features import Signs, work_features
@@ -41,7 +42,8 @@ _FOLDS: Final = 4
 class Decisions:
     """Every step of recorded sessions as a row: what could be seen before it, and what the agent then did.
 
-    `wrote` is true of a tool call that changes something, `asked` of a text that closes with a question.
+    `wrote` is true of a tool call that changes something, `asked` of a text that closes with a question. `agents`
+    says of every session which agent it is of (`agent_of`).
     """
 
     features: Rows
@@ -49,6 +51,7 @@ class Decisions:
     wrote: Flags
     asked: Flags
     session: npt.NDArray[np.int64]
+    agents: tuple[bytes, ...]
     situations: tuple[tuple[str, str, str], ...]
     source: Names
     model: Names
@@ -125,6 +128,7 @@ def decisions(sessions: Sequence[Recording]) -> Decisions:
         wrote,
         asked,
         np.array(owner, dtype=np.int64),
+        tuple(agent_of(session.messages, ()) for session in sessions),
         tuple(where),
         source=np.array([sessions[at].source for at in owner]),
         model=np.array([sessions[at].model for at in owner]),
@@ -143,16 +147,32 @@ def fit_kinds(table: Decisions, rows: Flags, seed: int) -> Kinds:
     )
 
 
-def adapted(table: Decisions, rows: Flags, expected: Doubles) -> Doubles:
-    """Return the probability of a tool call for the chosen rows, each session's agent learned as it goes."""
-    chances: list[float] = []
-    habits, session = Habits(), -1
-    for at in np.flatnonzero(rows).tolist():
-        if table.session[at] != session:
-            habits, session = Habits(), int(table.session[at])
-        chances.append(habits.chance(float(expected[at]), table.situations[at]))
-        habits.learn(float(expected[at]), table.situations[at], called=bool(table.called[at]))
-    return np.array(chances)
+def adapted(table: Decisions, rows: Flags, expected: Doubles, seed: int | None = None) -> Doubles:
+    """Return the probability of a tool call for the chosen rows, each session's agent learned as it goes.
+
+    With `seed` the sessions come in an order drawn by it, and what an agent did in those before counts as well.
+    """
+    places = np.flatnonzero(rows)
+    sessions = np.unique(table.session[places])
+    agents = Agents() if seed is not None else None
+    if seed is not None:
+        sessions = np.random.default_rng(seed).permutation(sessions)
+    begins = np.searchsorted(table.session[places], sessions)
+    ends = np.searchsorted(table.session[places], sessions, side="right")
+    chances = np.zeros(len(places))
+    for session, begin, end in zip(sessions.tolist(), begins.tolist(), ends.tolist(), strict=True):
+        agent = table.agents[session]
+        habits = agents.habits(agent) if agents is not None else Habits()
+        for order in range(begin, end):
+            at = int(places[order])
+            where = table.situations[at]
+            chances[order] = habits.chance(float(expected[at]), where)
+            surprise = habits.learn(float(expected[at]), where, called=bool(table.called[at]))
+            if agents is not None:
+                agents.expect(agent, session, where, float(chances[order]))
+                if order < end - 1:  # nobody sees what the last step was: nothing is asked after it
+                    agents.learn(agent, session, where, surprise)
+    return chances
 
 
 def _forest(table: Decisions, rows: Flags, truth: Flags, seed: int, copies: int) -> Forest:
@@ -209,32 +229,42 @@ def kind_figures(table: Decisions, seed: int) -> list[step_card.KindFigure]:
     trials += [(f"all but {name}", table.source != name, table.source == name) for name in sources]
     for name, inside, outside in trials:
         trees = _forest(table, inside, table.called, seed, 2)
-        found.append(measure(name, table, outside, trees.logits(table.features)))
+        found.append(measure(name, table, outside, trees.logits(table.features), seed))
     folds = table.folds(seed)
     expected = np.zeros(len(table.called))
     for fold in range(_FOLDS):
         inside, outside = folds != fold, folds == fold
         expected[outside] = _forest(table, inside, table.called, seed, 1).logits(table.features[outside])
     found += [
-        measure(f"{name}, other tasks", table, table.domain == name, expected) for name in np.unique(table.domain)
+        measure(f"{name}, other tasks", table, table.domain == name, expected, seed) for name in np.unique(table.domain)
     ]
     return found
 
 
-def measure(name: str, table: Decisions, rows: Flags, expected: Doubles) -> step_card.KindFigure:
+def measure(name: str, table: Decisions, rows: Flags, expected: Doubles, seed: int) -> step_card.KindFigure:
     """Compare what was expected of the chosen rows, habits learned on the way, with what the agents did."""
     chances, truth = adapted(table, rows, expected), table.called[rows]
     said = chances >= 0.5
-    confidence = np.where(said, chances, 1 - chances)
+    accuracy, error = _right(chances, truth)
+    accuracy_known, error_known = _right(adapted(table, rows, expected, seed), truth)
     table_of = [[int((said[truth == was] == now).sum()) for now in (True, False)] for was in (True, False)]
     return step_card.KindFigure(
         name,
         len(truth),
-        float((said == truth).mean()),
-        calibration_error(confidence, said == truth),
+        accuracy,
+        error,
+        accuracy_known,
+        error_known,
         float(max(truth.mean(), 1 - truth.mean())),
         ((table_of[0][0], table_of[0][1]), (table_of[1][0], table_of[1][1])),
     )
+
+
+def _right(chances: Doubles, truth: Flags) -> tuple[float, float]:
+    """Return the share told right, and the calibration error of how sure it was."""
+    said = chances >= 0.5
+    right = said == truth
+    return float(right.mean()), calibration_error(np.where(said, chances, 1 - chances), right)
 
 
 def prior() -> Doubles:
