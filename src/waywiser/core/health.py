@@ -141,17 +141,19 @@ def succeeded(health: Health, took_s: float, *, now_s: float = 0.0, first_s: flo
 
     `first_s` is how long the first piece of a stream took.
     """
-    noted = replace(
-        health,
-        calls=health.calls + 1,
-        error_rate=0.0 if health.open_until_s else health.errors(now_s) * (1 - ALPHA),
-        latency_s=_mean(health.latency_s, took_s, _gain(health, now_s)),
-        slow_s=_slow(health.slow_s, health.timed, took_s, longer=took_s > health.slow_s),
-        timed=health.timed + 1,
-        failures_in_a_row=0,
-        open_until_s=0.0,
+    known = health.weight(now_s)
+    noted = Health(
+        health.calls + 1,
+        0.0 if health.open_until_s else health.error_rate * known * (1 - ALPHA),
+        _mean(health.latency_s, took_s, 1 - (1 - ALPHA) * known),
+        health.first_token_s,
+        _slow(health.slow_s, health.timed, took_s, longer=took_s > health.slow_s),
+        health.slow_first_s,
+        health.timed + 1,
+        health.timed_first,
+        opened_s=health.opened_s,
         healed_s=now_s if health.open_until_s else health.healed_s,
-        probing_s=0.0,
+        failing_s=health.failing_s,
         noted_s=now_s,
     )
     if first_s is None:
