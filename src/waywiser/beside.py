@@ -49,10 +49,6 @@ class _Lanes(Generic[Done]):
         self._running: dict[int, tuple[Begin, Tally, Done]] = {}
         self._heard: set[int] = set()
 
-    def _tally(self, asked: Begin) -> Tally:
-        self._heard.discard(asked.lane)
-        return Tally(self._board, self._clock, asked.model.name)
-
     def _unheard(self) -> list[tuple[int, Done]]:
         return [(lane, done) for lane, (_, _, done) in self._running.items() if lane not in self._heard]
 
@@ -75,7 +71,8 @@ class Beside(_Lanes[Future[Came[Blocking]]]):
 
     def begin(self, asked: Begin) -> float:
         """Send a request in a thread of its own."""
-        tally, done = self._tally(asked), Future[Came[Blocking]]()
+        self._heard.discard(asked.lane)
+        tally, done = Tally.begun(self._board, self._clock, asked.model.name), Future[Came[Blocking]]()
         self._running[asked.lane] = (asked, tally, done)
         if tally.admitted:
             work = (self._run, asked, done)
@@ -104,7 +101,9 @@ class Beside(_Lanes[Future[Came[Blocking]]]):
     def close(self) -> None:
         """Give up whatever still runs."""
         while self._running:
-            self._running.popitem()[1][2].add_done_callback(_close)
+            _, tally, done = self._running.popitem()[1]
+            tally.let_go()
+            done.add_done_callback(_close)
 
     def _run(self, asked: Begin, done: Future[Came[Blocking]]) -> None:
         try:
@@ -121,9 +120,10 @@ class Beside(_Lanes[Future[Came[Blocking]]]):
 class BesideAsync(_Lanes[asyncio.Future[Came[Async]]]):
     """The requests of one call that run side by side, on an event loop."""
 
-    def begin(self, asked: Begin) -> float:
+    async def begin(self, asked: Begin) -> float:
         """Send a request in a task of its own."""
-        tally = self._tally(asked)
+        self._heard.discard(asked.lane)
+        tally = await Tally.abegun(self._board, self._clock, asked.model.name)
         done: asyncio.Future[Came[Async]]
         if tally.admitted:
             done = asyncio.ensure_future(self._run(asked))
@@ -153,7 +153,9 @@ class BesideAsync(_Lanes[asyncio.Future[Came[Async]]]):
     async def close(self) -> None:
         """Give up whatever still runs."""
         while self._running:
-            await self._stop(self._running.popitem()[1][2])
+            _, tally, done = self._running.popitem()[1]
+            tally.let_go()
+            await self._stop(done)
 
     @staticmethod
     async def _stop(done: asyncio.Future[Came[Async]]) -> None:

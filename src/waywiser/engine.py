@@ -164,7 +164,7 @@ class Engine:
         run = pipeline.run()
         stream: Generator[Chunk | Failure, None, None] = _empty()
         beside = Beside(self._upstreams, self.health, self.clock)
-        tally = Tally(self.health, self.clock, "")
+        tally = Tally(self.health, self.clock)
         result: object = None
         broken = ""
         try:
@@ -188,14 +188,14 @@ class Engine:
                     result = self.store.settle(effect.settlement)
                     self._tell(effect.settlement.receipt)
                 elif isinstance(effect, Send):
-                    tally = Tally(self.health, self.clock, effect.model.name)
+                    tally = Tally.begun(self.health, self.clock, effect.model.name)
                     if tally.admitted:
                         upstream = self._upstreams[effect.model.api]
                         result = tally.sent(upstream.send(effect.model, effect.call, effect.timeout_s))
                     else:
                         result = tally.sent(CIRCUIT_OPEN)
                 elif isinstance(effect, StartStream):
-                    tally = Tally(self.health, self.clock, effect.model.name)
+                    tally = Tally.begun(self.health, self.clock, effect.model.name)
                     upstream = self._upstreams[effect.model.api]
                     stream.close()
                     stream = (
@@ -205,6 +205,7 @@ class Engine:
                 elif isinstance(effect, StopStream):
                     result = None
                     stream.close()
+                    tally.let_go()
                 elif isinstance(effect, Record):
                     result = None
                     self.store.record(effect.receipt)
@@ -230,6 +231,7 @@ class Engine:
         finally:
             run.close()
             stream.close()
+            tally.let_go()
             beside.close()
             self._let_go(pipeline.abandon(self.clock.now(), broken))
 
@@ -240,7 +242,7 @@ class Engine:
         run = pipeline.run()
         stream: AsyncGenerator[Chunk | Failure, None] = _aempty()
         beside = BesideAsync(self._upstreams, self.health, self.clock)
-        tally = Tally(self.health, self.clock, "")
+        tally = Tally(self.health, self.clock)
         result: object = None
         broken = ""
         try:
@@ -266,14 +268,14 @@ class Engine:
                     result = await self.store.asettle(effect.settlement)
                     self._tell(effect.settlement.receipt)
                 elif isinstance(effect, Send):
-                    tally = Tally(self.health, self.clock, effect.model.name)
+                    tally = await Tally.abegun(self.health, self.clock, effect.model.name)
                     if tally.admitted:
                         upstream = self._upstreams[effect.model.api]
                         result = tally.sent(await upstream.asend(effect.model, effect.call, effect.timeout_s))
                     else:
                         result = tally.sent(CIRCUIT_OPEN)
                 elif isinstance(effect, StartStream):
-                    tally = Tally(self.health, self.clock, effect.model.name)
+                    tally = await Tally.abegun(self.health, self.clock, effect.model.name)
                     upstream = self._upstreams[effect.model.api]
                     await stream.aclose()
                     stream = (
@@ -283,6 +285,7 @@ class Engine:
                 elif isinstance(effect, StopStream):
                     result = None
                     await stream.aclose()
+                    tally.let_go()
                 elif isinstance(effect, Record):
                     result = None
                     await self.store.arecord(effect.receipt)
@@ -291,7 +294,7 @@ class Engine:
                     await self.clock.asleep(effect.seconds)
                     result = Pulled(None, self.clock.now(), self.clock.jitter())
                 elif isinstance(effect, Begin):
-                    result = beside.begin(effect)
+                    result = await beside.begin(effect)
                 elif isinstance(effect, Wait):
                     result = await beside.wait(effect.patience_s)
                 elif isinstance(effect, Drop):
@@ -307,6 +310,7 @@ class Engine:
             raise
         finally:
             run.close()
+            tally.let_go()
             try:
                 if lasts := pipeline.abandon(self.clock.now(), broken):
                     await asyncio.shield(self._alet_go(lasts))

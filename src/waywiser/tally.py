@@ -19,14 +19,24 @@ class Tally:
 
     __slots__ = ("_board", "_clock", "_first_s", "_model", "_noted", "admitted", "began_s")
 
-    def __init__(self, board: HealthBoard, clock: Clock, model: str) -> None:
+    def __init__(self, board: HealthBoard, clock: Clock, model: str = "", *, admitted: bool = False) -> None:
         self._board = board
         self._clock = clock
         self._model = model
         self.began_s = clock.now()
-        self.admitted = board.admit(model, self.began_s)
-        self._noted = not self.admitted
+        self.admitted = admitted
+        self._noted = not admitted
         self._first_s: float | None = None
+
+    @classmethod
+    def begun(cls, board: HealthBoard, clock: Clock, model: str) -> Tally:
+        """Begin to time a request, if the circuit lets it pass."""
+        return cls(board, clock, model, admitted=board.admit(model, clock.now()))
+
+    @classmethod
+    async def abegun(cls, board: HealthBoard, clock: Clock, model: str) -> Tally:
+        """Like `begun`, for an event loop."""
+        return cls(board, clock, model, admitted=await board.aadmit(model, clock.now()))
 
     def sent(self, outcome: Outcome) -> Sent:
         """Take the whole answer."""
@@ -61,6 +71,12 @@ class Tally:
             self._noted = True
             now_s = self._clock.now()
             self._board.outrun(self._model, now_s - self.began_s, stream, now_s)
+
+    def let_go(self) -> None:
+        """Note that the request was dropped, if it is still under way: its caller went, or what it said was enough."""
+        if not self._noted:
+            self._noted = True
+            self._board.dropped(self._model, self._first_s, self._clock.now())
 
     def _note(self, failure: Failure | None, now_s: float) -> None:
         if not self._noted:
