@@ -40,6 +40,11 @@ class Assembly:
         self.finish = chunk.finish or self.finish
         self.usage = chunk.usage or self.usage
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens were told one by one, with their log-probabilities; 0 where a provider does not."""
+        return len(self._logprobs)
+
     def reply(self) -> Reply:
         """Join what has been fed so far. A missing usage stays zero and is marked as estimated."""
         parts: list[Part] = list(self._thoughts)

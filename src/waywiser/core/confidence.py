@@ -8,6 +8,10 @@ Two things rest on it: `min_logprob`, a check that a whole reply must pass, and 
 while it streams. Both see only what the provider told. A reply that comes without log-probabilities passes: taking
 it for a bad one would make a missing field an outage, and send every such step a tier up for nothing the model did.
 It passes with a note in the receipt, and `waywiser check` names beforehand the models that give none.
+
+What providers tell differs. Most leave temperature out of it (llama.cpp's server also the grammar: the first token of
+an answer that a schema forced may look like a bad guess). Some tell nothing of tool calls. Beside tools in a stream
+the question is only asked of hosts known to allow it, since llama.cpp's server refuses the whole call.
 """
 
 from __future__ import annotations

@@ -91,10 +91,10 @@ def watch(  # noqa: C901 - one loop, every way out of it
         if kind is None and (kind := revealed(item)) is not None:
             flight.first_token_s = pulled.now_s
             if revealing and kind is not step.kind:
-                stop = Dropped(kind, flight.usage_so_far())
+                stop = Dropped(kind, _used(flight, assembly))
         late = not emitted and pulled.now_s >= until_s
         if stop is None and item.finish is None and (why := _intolerable(item, monologue, doubt, late=late)):
-            stop = replace(why, usage=flight.usage_so_far())
+            stop = replace(why, usage=_used(flight, assembly))
         if stop is not None:
             yield from perform(StopStream())
             ended = stop if isinstance(stop, Dropped) else _end(assembly, stop)
@@ -111,6 +111,12 @@ def watch(  # noqa: C901 - one loop, every way out of it
             finished = finished or chunk.finish is not None
             yield from perform(Emit(chunk))
         held.clear()
+
+
+def _used(flight: InFlight, assembly: Assembly) -> Usage:
+    """What a stream that is dropped has used: no less than the tokens that were told one by one."""
+    usage = flight.usage_so_far()
+    return replace(usage, output_tokens=assembly.tokens) if usage.output_tokens < assembly.tokens else usage
 
 
 def _intolerable(item: Chunk, monologue: Monologue | None, doubt: Doubt | None, *, late: bool) -> Failure | None:
