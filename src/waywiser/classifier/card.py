@@ -66,6 +66,19 @@ def task(rows: Sequence[Example], truth: Indices, logits: Doubles) -> str:
     return "\n".join(lines)
 
 
+def task_transfers(left_out: Sequence[tuple[str, str, int, float, float]], own: float | None) -> str:
+    """Return what is right in sources left out whole, and (`own`) on written prompts whose template was left out."""
+    table = "".join(
+        f"| {source} | {name} | {count} | {recall:.3f} | {precision:.3f} |\n"
+        for source, name, count, recall, precision in left_out
+    )
+    share = "" if own is None else f"\nPrompts written for training, templates apart (not counted above): {own:.3f}.\n"
+    return (
+        f"{share}\nA source left out whole:\n\n| left out | task | rows | recall | precision |\n|---|---|---|---|---|\n"
+        + table
+    )
+
+
 def difficulty(
     rows: Sequence[Example],
     truth: Indices,

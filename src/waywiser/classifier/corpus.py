@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from waywiser.errors import ConfigError, Place, Problem
 class Example:
     """One prompt. An empty `task` or `difficulty`, `risk` None or `timely` None: this source doesn't say.
 
-    Rows made from one `template` never part in a split.
+    Rows made from one `template` never part in a split. `weight` is how much a fit should believe the row.
     """
 
     text: str
@@ -31,6 +32,7 @@ class Example:
     timely: bool | None = None
     language: str = "en"
     template: str = ""
+    weight: float = 1.0
 
 
 def rows(path: Path) -> list[dict[str, object]]:
@@ -208,21 +210,72 @@ def _mgsm(folder: Path) -> Iterator[Example]:
         yield Example(str(row["question"]), "mgsm", task="maths", risk=(), timely=False, language=str(row["lang"]))
 
 
+_SELF_INSTRUCT = {
+    "code": (
+        "write_comments_in_python", "complete_python_code", "regular_expression_generation", "text_to_sql",
+        "python_code_generation", "python_sorting", "code_for_bitcoin_price", "python_leetcode",
+    ),
+    "maths": ("solving_equation", "math_word_problem_with_reasoning", "word_math_with_algebra"),
+    "creative": (
+        "english_haiku_generation", "horror_movie_opening", "story_composition", "joke_about_phd", "new_ice_cream",
+        "complete_the_lyrics", "question-answer_jokes", "dad_joke_intensified", "metaphor_for_a_situation",
+        "paper_title_generation", "refuse_invitation_email", "decline_a_job_offer_email", "recommendation_letter",
+        "writing_article_from_outline", "workout_motivation", "complete_paragraph", "fact_to_conversation",
+    ),
+    "extraction": ("extract_country_names", "place_extraction"),
+    "summarisation": ("summarizing_news", "paper_summarization"),
+    "translation": ("dialect_translation",),
+    "question": ("question_answering", "word_definition", "national_dishes", "explain_like_i_am_5"),
+}  # fmt: skip
+
+
 def _self_instruct(folder: Path, chance: random.Random) -> Iterator[Example]:
-    """Instructions for many applications; only those marked as classification settle their task."""
+    """Instructions for many applications: those marked as classification, and those whose name settles their task."""
+    named = {name: task for task, names in _SELF_INSTRUCT.items() for name in names}
     for row in rows(folder / "self_instruct.jsonl.gz"):
         instances = row.get("instances")
         first = str(instances[0].get("input") or "") if isinstance(instances, list) and instances else ""
         text = joined(str(row["instruction"]), first, chance) if first else str(row["instruction"])
         marked = row.get("is_classification") in (True, "True")
-        yield Example(text, "self_instruct", task="classification" if marked else "")
+        task = "classification" if marked else named.get(str(row.get("name")), "")
+        yield Example(text, "self_instruct", task=task)
+
+
+_ARENA = {"coding": "code", "math": "maths", "creative_writing": "creative"}
+# Of the older rows only the cluster is known; these words in its name settle the task.
+_ARENA_CLUSTERS = {
+    "code": re.compile(
+        r"Python|TypeScript|JavaScript|Node\.js|C\+\+|Rust|Kotlin|PHP|Laravel|Django|Flask|React |Next\.js|PyTorch|CUDA"
+        r"|Regex|VBA|SQL|Docker|Kubernetes|NixOS|Cron|FFmpeg|Code |Coding|Scripting|Scripts|Web Scraping|Web Dev"
+        r"|Android Dev|Browser Extensions|Discord Bot|Streamlit|Tkinter|Shiny|Tidyverse|HLSL|Monads|Symfony|Odoo|JAX"
+        r"|Sockets|Mocking|Reverse Engineering|Assembly|Random Number Tech|Swift|Linux Package|VB6"
+    ),
+    "maths": re.compile(
+        r"Algebra|Mathemati|Math |Probability|Triangle|Standard Deviation|Investment Growth C|Train Time|Real Analysis"
+        r"|Sample Size|Ticket Pricing|Circular Motion"
+    ),
+}
+
+
+_PROGRAM = re.compile(
+    r"```|\bdef \w+\(|\bimport \w|#include|\breturn\b.*;|\w\(\)|[{};]\s*\n|time limit|memory limit|函数|代码|编程"
+    r"|\b(python|java|javascript|c\+\+|matlab|haskell|sql|pandas|function|array|program|code|script|algorithm)\b",
+    re.IGNORECASE,
+)
+_DOUBTED = 0.2
 
 
 def _arena(folder: Path) -> Iterator[Example]:
-    """Hard prompts of real users; the creative ones are named so."""
+    """Hard prompts of real users, long and untidy as they come.
+
+    A model labelled them, and many of its sums ask for a program: such a row keeps its label and is believed little.
+    """
     for row in rows(folder / "arena_hard.jsonl.gz"):
-        task = "creative" if row["category"] == "creative_writing" else ""
-        yield Example(str(row["prompt"]), "arena_hard", task=task)
+        cluster, text = str(row.get("cluster") or ""), str(row["prompt"])
+        found = [task for task, words in _ARENA_CLUSTERS.items() if words.search(cluster)]
+        task = _ARENA.get(str(row.get("subcategory")), found[0] if found else "")
+        doubted = task == "maths" and _PROGRAM.search(text) is not None
+        yield Example(text, "arena_hard", task=task, weight=_DOUBTED if doubted else 1.0)
 
 
 _MMLU_RISK = {

@@ -14,12 +14,16 @@ from pathlib import Path
 from waywiser.classifier.concepts import Concepts
 from waywiser.classifier.corpus import Example
 from waywiser.classifier.text import PromptView
-from waywiser.core.classification import RISKS
+from waywiser.core.classification import RISKS, TASKS
 from waywiser.errors import ConfigError, Place, Problem
 
 _FOLDER = Path(__file__).parent / "written"
 _CHOICE = re.compile(r"\{([^{}]*)\}")
+_FILLER = re.compile(r"<(passage|code)>")
 _EXPANSIONS = 14
+_PASSAGES = (1, 1, 2, 4)  # a passage is one of the written texts, or several: what is asked must be found in long ones
+# Prompts nobody asked weigh less than those somebody did: they are there for what the public sets lack.
+_WRITTEN_TASK = 0.5
 
 
 @lru_cache(maxsize=1)
@@ -37,17 +41,42 @@ def concepts() -> Concepts:
 def written(seed: int) -> list[Example]:
     """Expand the labelled prompts of `written/`: at most `_EXPANSIONS` variants of each line, drawn with `seed`."""
     chance = random.Random(seed)  # noqa: S311 - reproducible variants, nothing secret
-    examples = []
-    for label, line, place in _sections("risk_prompts.txt"):
-        if label not in (*RISKS, "none"):
+    return [*_written_risks(chance), *_written_times(chance), *_written_tasks(chance)]
+
+
+def _written_risks(chance: random.Random) -> Iterator[Example]:
+    for label, line in _labelled("risk_prompts.txt", (*RISKS, "none")):
+        for text in _expanded(line, chance):
+            yield Example(text, "written:risk", risk=() if label == "none" else (label,), template=line)
+
+
+def _written_times(chance: random.Random) -> Iterator[Example]:
+    for label, line in _labelled("timely_prompts.txt", ("yes", "no")):
+        for text in _expanded(line, chance):
+            yield Example(text, "written:time", timely=label == "yes", template=line)
+
+
+def _written_tasks(chance: random.Random) -> Iterator[Example]:
+    fillers: dict[str, list[str]] = {}
+    for name, line in _labelled("fillers.txt", ("passage", "code")):
+        fillers.setdefault(name, []).append(line)
+
+    def filled(match: re.Match[str]) -> str:
+        name = match[1]
+        return "\n".join(chance.sample(fillers[name], chance.choice(_PASSAGES) if name == "passage" else 1))
+
+    for label, line in _labelled("task_prompts.txt", TASKS):
+        for text in _expanded(line, chance):
+            whole = _FILLER.sub(filled, text).replace("\\n", "\n")
+            yield Example(whole, "written:task", task=label, template=line, weight=_WRITTEN_TASK)
+
+
+def _labelled(name: str, labels: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield (section, line) of a file whose sections are labels; `ConfigError` for a section that is none of them."""
+    for label, line, place in _sections(name):
+        if label not in labels:
             raise ConfigError(Problem(place, f"unknown label {label!r}"))
-        risk = () if label == "none" else (label,)
-        examples += [Example(text, "written:risk", risk=risk, template=line) for text in _expanded(line, chance)]
-    for label, line, _ in _sections("timely_prompts.txt"):
-        examples += [
-            Example(text, "written:time", timely=label == "yes", template=line) for text in _expanded(line, chance)
-        ]
-    return examples
+        yield label, line
 
 
 def _expanded(line: str, chance: random.Random) -> list[str]:

@@ -181,20 +181,52 @@ def _one_hot(indices: Indices, count: int) -> Truth:
 
 
 def fit_task(examples: Sequence[Example], seed: int) -> Part:
-    """Fit the task head on every row whose source settles its task."""
+    """Fit the task head on every row whose source settles its task; count only those that the public sets hold."""
     rows = [row for row in examples if row.task]
     features = bulk(rows)
     truth = np.array([TASKS.index(row.task) for row in rows])
     hot = _one_hot(truth, len(TASKS))
-    margins = crossed(features.matrix, hot, features.folds(seed), 0.4, seed)
-    slope, offset = calibrate_softmax(margins, truth)
+    weights = np.array([row.weight for row in rows])
+    margins = crossed(features.matrix, hot, features.folds(seed), 0.4, seed, weights)
+    public = np.array([row.source != "written:task" for row in rows])
+    slope, offset = calibrate_softmax(margins[public], truth[public])
+    logits = margins * slope + offset
     return Part(
         tuple(f"task:{label}" for label in TASKS),
-        fit(features.matrix, hot, 0.4, seed),
+        fit(features.matrix, hot, 0.4, seed, weights),
         slope,
         offset,
-        card.task(rows, truth, margins * slope + offset),
+        card.task([row for row in rows if row.source != "written:task"], truth[public], logits[public])
+        + card.task_transfers(
+            _left_out_task_sources(features.matrix, rows, hot, weights, seed),
+            float((logits.argmax(axis=1) == truth)[~public].mean()) if not public.all() else None,
+        ),
     )
+
+
+_LEFT_OUT_TASKS = {
+    "arena_hard": ("code", "maths", "creative"),
+    "llmrouter": ("code", "maths", "question"),
+    "uncommonroute": ("code", "question", "reasoning", "summarisation", "translation"),
+}
+
+
+def _left_out_task_sources(
+    matrix: Sparse, rows: Sequence[Example], hot: Truth, weights: Doubles, seed: int
+) -> list[tuple[str, str, int, float, float]]:
+    """Leave one source out whole: (source, task, its rows, recall and precision in that source)."""
+    sources = np.array([row.source.split(":")[0] for row in rows])
+    found = []
+    for source, tasks in _LEFT_OUT_TASKS.items():
+        inside = sources != source
+        if inside.all():
+            continue
+        guess = fit(matrix[inside], hot[inside], 0.4, seed, weights[inside])(matrix[~inside]).argmax(axis=1)
+        for task in tasks:
+            said, true = guess == TASKS.index(task), hot[~inside, TASKS.index(task)]
+            both = float((said & true).sum())
+            found.append((source, task, int(true.sum()), both / max(true.sum(), 1), both / max(said.sum(), 1)))
+    return found
 
 
 def _weak(row: Example) -> str:
