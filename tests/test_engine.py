@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from waywiser.core.budget import Limits
 from waywiser.core.calls import Call, Chunk, FailureKind, Finish, ToolCallDelta, Usage
+from waywiser.core.confidence import min_logprob
 from waywiser.core.health import TRIP_AFTER
-from waywiser.core.policy import BudgetRule, FallbackRule, LoopControl, StepRule
+from waywiser.core.models import Ability
+from waywiser.core.policy import BudgetRule, FallbackRule, LoopControl, StepRule, Tier, UnsureRule
 from waywiser.core.receipt import Receipt
 from waywiser.core.steps import StepKind
 from waywiser.engine import Answer
@@ -34,7 +36,13 @@ tokens = st.tuples(st.integers(0, 20), st.integers(0, 16))
 replies = st.builds(said, st.text("abc ", max_size=12), tokens=tokens) | st.builds(
     asked, arguments=st.sampled_from(['{"id":"W1"}', "{", '{"no":1}']), tokens=tokens
 )
-whole_streams = st.builds(lambda reply, size: list(chunks(reply, size=size)), replies, st.integers(1, 5))
+plain_streams = st.builds(lambda reply, size: list(chunks(reply, size=size)), replies, st.integers(1, 5))
+telling_streams = st.builds(
+    lambda stream, told: [replace(piece, logprobs=(told[at % 3],)) for at, piece in enumerate(stream)],
+    plain_streams,
+    st.tuples(*[st.sampled_from([-0.1, -3.0])] * 3),
+)
+whole_streams = plain_streams | telling_streams
 cut_streams = st.builds(
     lambda stream, at, end: [*stream[: at % len(stream)], *([end] if end else [])],
     whole_streams,
@@ -54,16 +62,28 @@ budgets = st.builds(
     estimate=st.sampled_from(["strict", "expected"]),
     on_exhausted=st.sampled_from(["conclude", "stop"]),
 )
+TELLING = tuple(
+    Tier(tier.name, tuple(replace(model, abilities=model.abilities | {Ability.LOGPROBS}) for model in tier.models))
+    for tier in TIERS
+)
 policies = st.builds(
     a_policy,
+    tiers=st.sampled_from([TIERS, TELLING]),
     budget=budgets,
     fallback=st.builds(
         FallbackRule,
         attempts=st.integers(1, 5),
         deadline_s=st.sampled_from([0.5, 20.0, 120.0]),
         cut_stream=st.sampled_from(["fail", "resume"]),
+        cut_unsure=st.sampled_from([None, UnsureRule(below=-1.0, over=2)]),
     ),
-    steps=st.sampled_from([STEPS, {**STEPS, StepKind.SYNTHESIS: StepRule(tier="premium", accept=("not_empty",))}]),
+    steps=st.sampled_from(
+        [
+            STEPS,
+            {**STEPS, StepKind.SYNTHESIS: StepRule(tier="premium", accept=("not_empty",))},
+            {kind: replace(rule, accept=(min_logprob(-0.8),)) for kind, rule in STEPS.items()},
+        ]
+    ),
     reveal_below=st.sampled_from([0.0, 0.9]),
     loops=st.sampled_from([None, LoopControl(after=2)]),
 )
@@ -144,6 +164,7 @@ def test_both_drivers_do_the_same_and_the_books_are_right(
         aresult, aseen = asyncio.run(in_a_loop(two, call))
         assert told(result) == told(aresult)
         assert seen == aseen
+        assert not any(chunk.logprobs for chunk in seen)  # nobody asked for them but the policy
         if isinstance(result, Answer) and call.stream:
             # What was emitted is the answer: no token twice, none lost.
             assert "".join(chunk.text for chunk in seen) == result.reply.text
