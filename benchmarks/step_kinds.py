@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 
 from waywiser.classifier.glimpses import glimpse
-from waywiser.classifier.habits import Agents
 from waywiser.classifier.heads import load
 from waywiser.classifier.recordings import read_session_file, read_sessions
 from waywiser.classifier.steps import StepHeads
@@ -45,11 +44,12 @@ def finer(table: Decisions, inside: np.ndarray, outside: np.ndarray, recordings:
 
 def both(arrays: dict, recordings: list) -> dict[str, object]:
     """Go through the sessions twice: every agent a stranger, and what an agent did before remembered."""
-    known = through_heads(StepHeads.load(arrays, Agents()), recordings)
-    return {
-        **through_heads(StepHeads.load(arrays), recordings),
-        **{f"known_{name}": known[name] for name in ("accuracy", "ece", "fine_accuracy")},
-    }
+    heads = StepHeads.load(arrays)
+    strange = through_heads(heads, recordings)
+    heads = StepHeads.load(arrays)
+    heads.remember_agents()
+    known = through_heads(heads, recordings)
+    return {**strange, **{f"known_{name}": known[name] for name in ("accuracy", "ece", "fine_accuracy")}}
 
 
 def through_heads(heads: StepHeads, recordings: list) -> dict[str, object]:

@@ -195,12 +195,18 @@ def desk(name: str, seed: int, *, looks: int) -> tuple[Message, ...]:
     return (system(f"You help at desk {name}."), user(f"Where is parcel {number}?"), *look * looks, assistant("Here."))
 
 
+def remembering(arrays: dict[str, np.ndarray]) -> StepHeads:
+    heads = StepHeads.load(arrays)
+    heads.remember_agents()
+    return heads
+
+
 def walk(heads: StepHeads, messages: tuple[Message, ...]) -> list[float]:
     return [heads.call_chance(prefix)[0] for prefix, _ in prefixes(messages)]
 
 
 def test_what_an_agent_did_in_earlier_sessions_counts_in_the_next(arrays: dict[str, np.ndarray]) -> None:
-    heads, strangers = StepHeads.load(arrays, Agents()), StepHeads.load(arrays)
+    heads, strangers = remembering(arrays), StepHeads.load(arrays)
     for seed in range(60):
         walk(heads, desk("A", seed, looks=4))
         walk(heads, desk("B", seed, looks=1))
@@ -212,7 +218,7 @@ def test_what_an_agent_did_in_earlier_sessions_counts_in_the_next(arrays: dict[s
 
 
 def test_agents_known_or_not_a_session_hangs_on_itself_and_where_it_began(arrays: dict[str, np.ndarray]) -> None:
-    heads = StepHeads.load(arrays, Agents())
+    heads = remembering(arrays)
     begun = desk("A", 1, looks=3)
     first = heads.call_chance(begun[:4])[0]
     for seed in range(100, 160):
@@ -222,7 +228,7 @@ def test_agents_known_or_not_a_session_hangs_on_itself_and_where_it_began(arrays
 
 
 def test_a_history_that_is_read_at_once_teaches_nothing_of_its_agent(arrays: dict[str, np.ndarray]) -> None:
-    heads = StepHeads.load(arrays, Agents())
+    heads = remembering(arrays)
     for _ in range(5):
         for seed in range(20):
             heads.call_chance(desk("A", seed, looks=6)[:-1])
@@ -251,7 +257,7 @@ def test_what_the_card_says_of_known_agents_is_what_a_live_call_gets(
 ) -> None:
     table = decisions(recordings)
     everything = np.ones(len(table.called), dtype=bool)
-    heads = StepHeads.load(arrays, Agents())
+    heads = remembering(arrays)
     told = adapted(table, everything, heads._calls.logits(table.features), seed=3)
     for place in np.random.default_rng(3).permutation(len(recordings)).tolist():
         assert walk(heads, recordings[place].messages) == pytest.approx(told[table.session == place].tolist())

@@ -4,7 +4,7 @@
 session (`step_features`) say what agents in general do there; what *this* agent does is learned while it runs: after
 every step the surprise (what it did, less what was expected) shifts the expectation for the whole session, for turns
 against results, and for the tool just used. An agent that always answers after a lookup is known for it after two.
-Given `Agents`, what it did in earlier sessions counts as well; an agent is known by its tools, else its system prompt.
+Where agents are remembered, earlier sessions count as well; an agent is known by its tools, else its system prompt.
 
 **Sufficiency.** See `work_features` for what is looked at; three logistic models say for ranks 0, 1/3 and 2/3 of a
 ladder whether a model of that rank is enough, and a ladder of any length is read off between them.
@@ -64,22 +64,15 @@ class _Track:
 
 
 class StepHeads:
-    """Foretells the coming step of an agent. Build it with `load`.
-
-    With `agents` what an agent did in one session is remembered for the next; without, every session stands alone.
-    """
+    """Foretells the coming step of an agent. Build it with `load`. Sessions stand alone unless agents are remembered."""
 
     def __init__(
-        self,
-        trees: tuple[Forest, Forest, Forest],
-        work: npt.NDArray[np.float64],
-        belief: tuple[float, float] = PLAIN,
-        agents: Agents | None = None,
+        self, trees: tuple[Forest, Forest, Forest], work: npt.NDArray[np.float64], belief: tuple[float, float] = PLAIN
     ) -> None:
         self._calls, self._writes, self._asks = trees
         self._work = work
         self._belief = belief
-        self._agents = agents
+        self._agents: Agents | None = None
         self._glimpses = Glimpses()
         self._signs = Signs()
         self._tracks: OrderedDict[bytes, _Track] = OrderedDict()
@@ -87,7 +80,7 @@ class StepHeads:
         self._lock = Lock()
 
     @classmethod
-    def load(cls, arrays: Arrays, agents: Agents | None = None) -> StepHeads:
+    def load(cls, arrays: Arrays) -> StepHeads:
         """Rebuild the heads from stored arrays; `ConfigError` when one is missing, misshapen or foreign."""
         trees = tuple(Forest.load(arrays, prefix, len(FEATURES)) for prefix in ("calls_", "writes_", "asks_"))
         work = arrays.get("work")
@@ -103,7 +96,11 @@ class StepHeads:
         if slope <= 0:
             raise broken("`belief` would turn the ladder over")
         first, second, third = trees
-        return cls((first, second, third), work.astype(np.float64), (slope, offset), agents)
+        return cls((first, second, third), work.astype(np.float64), (slope, offset))
+
+    def remember_agents(self) -> None:
+        """From now on let what an agent does in one session count in the next: for live calls, not for a backtest."""
+        self._agents = Agents()
 
     def kind(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[Judged, tuple[str, ...]]:
         """Say whether the coming step is a `tool_call` or a `synthesis`, how sure that is, and why."""
