@@ -64,7 +64,7 @@ class _Track:
 
 
 class StepHeads:
-    """Foretells the coming step of an agent. Build it with `load`. Sessions stand alone unless agents are remembered."""
+    """Foretells the coming step of an agent. Build it with `load`. Sessions stand alone till agents are remembered."""
 
     def __init__(
         self, trees: tuple[Forest, Forest, Forest], work: npt.NDArray[np.float64], belief: tuple[float, float] = PLAIN
