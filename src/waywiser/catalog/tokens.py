@@ -27,6 +27,7 @@ FILE_TOKENS: Final = 2500  # per started page of a document
 FILE_PAGE_CHARS: Final = 50_000  # of a data URL; a page of PDF is about 40 kB
 
 MEMO_ENTRIES: Final = 32_768
+NAMES: Final = 4096
 
 
 class Memo:
@@ -84,6 +85,7 @@ class _Counting(ABC):
 
     def __init__(self) -> None:
         self._newest: dict[str, tuple[Sequence[Message], int]] = {}
+        self._names: dict[tuple[str, str], int] = {}
 
     @abstractmethod
     def _raw(self, text: str, ranks: str) -> int:
@@ -144,10 +146,19 @@ class _Counting(ABC):
             elif isinstance(part, File):
                 total += FILE_TOKENS * (1 + len(part.url) // FILE_PAGE_CHARS)
         for call in message.tool_calls:
-            total += TOOL_CALL_TOKENS + self._raw(call.name, ranks) + self._raw(call.arguments, ranks)
+            total += TOOL_CALL_TOKENS + self._name(call.name, ranks) + self._raw(call.arguments, ranks)
         if message.name:
             total += 1 + self._raw(message.name, ranks)
         return total
+
+    def _name(self, name: str, ranks: str) -> int:
+        """Count the name of a tool: a session says the same few over and over."""
+        known = self._names.get((name, ranks))
+        if known is None:
+            if len(self._names) >= NAMES:
+                self._names.clear()
+            known = self._names[name, ranks] = self._raw(name, ranks)
+        return known
 
     def _tool(self, tool: Tool, ranks: str) -> int:
         memo, key = self._memos[ranks], tool.digest

@@ -321,7 +321,7 @@ def _listed(before: Sequence[Message], call: ToolCall) -> bool:
 
 def _content(message: Message) -> str:
     """All a turn says; a picture or a file counts by what it holds."""
-    if all(isinstance(part, Text) for part in message.parts):
+    if not [part for part in message.parts if not isinstance(part, Text)]:
         return message.text
     return message.text + "".join(str(part) for part in message.parts if not isinstance(part, Text))
 

@@ -141,10 +141,13 @@ def readable(arguments: str) -> bool:
     if not arguments:
         return True
     try:
-        return isinstance(json.loads(arguments, parse_constant=_no_constant), dict)
+        return isinstance(_decoded(arguments), dict)
     except (ValueError, RecursionError):
         return False
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_decoded = json.JSONDecoder(parse_constant=_no_constant).decode

@@ -22,6 +22,7 @@ from waywiser.core.portability import Forbidden, portable, surveyed
 from waywiser.core.receipt import Considered
 from waywiser.core.scoring import Candidate, Prospect, expected_output, scored, warm_tokens
 from waywiser.core.steps import SURE, UNREAD, Step
+from waywiser.core.survey import MEDIA
 from waywiser.core.trail import Trail
 
 
@@ -53,8 +54,8 @@ def evaluate(
     rule_limit = policy.step_rule(step.kind).max_output_tokens
     limit = min((value for value in (asked, rule_limit) if value is not None), default=None)
     output_tokens = expected_output(trail.steps, step.kind, limit)
-    needed = _needed(call) | target.require
     bits = surveyed(call)
+    needed = _needed(call, media=bool(bits & MEDIA)) | target.require
     fit: list[Prospect] = []
     usages: dict[tuple[str, int], Usage] = {}
     excluded: list[Considered] = []
@@ -86,8 +87,8 @@ def evaluate(
     return Verdict(step, target, tuple(ranked), considered, tuple(reasons), limit)
 
 
-def _needed(call: Call) -> frozenset[Ability]:
-    needed = {ability for message in call.messages for ability in _message_needs(message)}
+def _needed(call: Call, *, media: bool) -> frozenset[Ability]:
+    needed = {ability for message in call.messages for ability in _message_needs(message)} if media else set()
     if call.response_format is not None:
         needed.add(Ability.JSON_SCHEMA)
     if call.settings.logprobs is not None:
@@ -96,8 +97,6 @@ def _needed(call: Call) -> frozenset[Ability]:
 
 
 def _message_needs(message: Message) -> tuple[Ability, ...]:
-    if len(message.parts) <= 1 and message.text:
-        return ()
     return tuple(
         Ability.VISION if isinstance(part, Image) else Ability.FILES
         for part in message.parts
