@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -107,10 +108,10 @@ def scored(
     for prospect, latency in zip(prospects, latencies, strict=True):
         model, nanos = prospect.model, prospect.expected_nanos
         known = health.get(model.name)
-        quality = _term("quality", model.quality, weights.quality)
+        quality = _same_term("quality", model.quality, weights.quality)
         cost = _term("cost", nanos / dearest, -weights.cost)
         slow = _term("latency", latency / slowest, -weights.latency)
-        failing = _term("health", known.errors(now_s) if known else 0.0, -weights.health)
+        failing = _same_term("health", known.errors(now_s) if known else 0.0, -weights.health)
         score = quality.weighted + cost.weighted + slow.weighted + failing.weighted
         terms = (quality, cost, slow, failing)
         result.append(Candidate(model, prospect.tier, prospect.rank, prospect.expected, nanos, score, terms))
@@ -119,6 +120,10 @@ def scored(
 
 def _term(name: str, value: float, weight: float) -> Term:
     return Term(name, value, value * weight)
+
+
+_same_term = lru_cache(maxsize=1024)(_term)
+"""For terms that come again and again: one object serves all calls."""
 
 
 def _latencies_s(
