@@ -85,7 +85,7 @@ def test_an_empty_store_has_nothing_to_report(tmp_path: Path, capsys: pytest.Cap
     [
         (b"", "the file is empty"),
         (b"\n\n", "no session in it that could be replayed"),
-        (gzip.compress(b""), "no session in it that could be replayed"),
+        (gzip.compress(b"", mtime=0), "no session in it that could be replayed"),
         (b'{"a": 1}\n', r"no session in it that could be replayed (none.jsonl:1: neither a session"),
     ],
 )

@@ -93,7 +93,7 @@ def test_a_mistake_is_told_with_its_place(change: tuple[str, str], place: str, s
 @pytest.mark.parametrize(
     ("extra", "says"),
     [
-        ("budget: {keep: {synthesis: 20%}}", "`keep` is a share of"),
+        ("budget: {keep: {synthesis: 20%}}", "`keep` is a part of `session: usd` or `llm_calls`"),
         ("budget: {session: {usd: 1}, keep: {synthesis: 60%, planning: 60%}}", "more than 100%"),
         ("budget: {pressure: [{at: 60%, ceiling: top}]}", "no tier `top`"),
         ("rules: [{when: {node: x}}]", "the rule has no effect"),

@@ -33,7 +33,8 @@ def advice(source: Source, spec: PolicySpec, policy: Policy) -> Iterator[Problem
     budget = spec.budget
     if not any((budget.session.usd, budget.session.tokens, budget.session.llm_calls, budget.tenant.usd_per_day)):
         yield source.problem(("budget",), "nothing limits what a session may cost", "set `budget: {session: {usd: …}}`")
-    if budget.on_exhausted == "conclude" and budget.session.usd is not None and not budget.keep.get("synthesis"):
+    limited = budget.session.usd is not None or budget.session.llm_calls is not None
+    if budget.on_exhausted == "conclude" and limited and not budget.keep.get("synthesis"):
         yield source.problem(
             ("budget", "on_exhausted"),
             "`conclude` without `keep`: a session that spent everything is ended by a fixed notice",

@@ -112,8 +112,8 @@ class _Loader:
             pressure.append(Pressure(entry.at, entry.ceiling))
         if sum(budget.keep.values()) > 1:
             self._problem(("budget", "keep"), "the shares that are kept add up to more than 100%")
-        if budget.keep and budget.session.usd is None:
-            self._problem(("budget", "keep"), "`keep` is a share of `session: usd`, which is not set")
+        if budget.keep and budget.session.usd is None and budget.session.llm_calls is None:
+            self._problem(("budget", "keep"), "`keep` is a part of `session: usd` or `llm_calls`, and neither is set")
         return Policy(
             name=spec.name,
             tiers=tiers,

@@ -204,7 +204,9 @@ class BudgetSpec(Strict):
     session: LimitsSpec = LimitsSpec()
     agent: LimitsSpec = LimitsSpec()
     tenant: TenantSpec = TenantSpec()
-    keep: dict[Kind, Share] = Field(default_factory=dict, description="Shares of the session's money for one kind.")
+    keep: dict[Kind, Share] = Field(
+        default_factory=dict, description="Shares of the session's money for one kind, and one of its model calls."
+    )
     estimate: Literal["strict", "expected"] = "expected"
     pressure: list[PressureSpec] = Field(default_factory=list)
     on_exhausted: Literal["conclude", "ask", "stop"] = Field(

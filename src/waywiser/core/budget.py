@@ -6,8 +6,10 @@ frees it. Settling replaces the hold by what was really used, once, even when th
 The law of this module, for an account with limit L (None: no limit), spent S, held H and keeps K of other kinds:
 
     left(kind) = max(0, L + granted - S - H - sum of what is left of each keep for another kind)
+    left of seconds = L + granted - the time since the account's first call
     a claim is met with  min(wanted, left of every scope)  if that is at least `least` in every scope, else not at all
     what is left of a keep for kind k = max(0, K - what kind k has spent and holds here)
+    a keep's model calls are always left: whatever kind k has asked for, it can ask once more
 
 Everything here is a function of its arguments. Who stores accounts and makes a change atomic is the store's affair:
 the memory and the SQLite store call these functions, the Redis store does the same in Lua, and tests compare them.
@@ -24,12 +26,16 @@ COUNTED = ("nanos", "tokens", "llm_calls", "tool_calls")
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """What a call takes or took: nano-dollars, tokens (in and out), model calls, tool calls."""
+    """What a call takes or took: nano-dollars, tokens (in and out), model calls, tool calls.
+
+    `seconds` are never taken: they only pass. A person can grant them.
+    """
 
     nanos: int = 0
     tokens: int = 0
     llm_calls: int = 0
     tool_calls: int = 0
+    seconds: int = 0
 
     def __add__(self, other: Amounts) -> Amounts:
         """Add, field by field."""
@@ -38,6 +44,7 @@ class Amounts:
             self.tokens + other.tokens,
             self.llm_calls + other.llm_calls,
             self.tool_calls + other.tool_calls,
+            self.seconds + other.seconds,
         )
 
     def __sub__(self, other: Amounts) -> Amounts:
@@ -47,6 +54,7 @@ class Amounts:
             self.tokens - other.tokens,
             self.llm_calls - other.llm_calls,
             self.tool_calls - other.tool_calls,
+            self.seconds - other.seconds,
         )
 
 
@@ -79,11 +87,12 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Nano-dollars of a scope that only steps of `kind` may spend."""
+    """Nano-dollars and model calls of a scope that only steps of `kind` may spend."""
 
     scope: str
     kind: str
-    nanos: int
+    nanos: int = 0
+    llm_calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +239,7 @@ def left(scope: Scope, account: Account, kind: str, keeps: Iterable[Keep] = ()) 
 
     `seconds` is not counted here: it needs the time.
     """
-    kept = _kept(account, kind, keeps) if scope.limits.nanos is not None else 0
-    room = [_room(scope, account, what, kept if what == "nanos" else 0) for what in COUNTED]
+    room = [_room(scope, account, what, _kept(account, kind, keeps, what)) for what in COUNTED]
     return Limits(*[None if amount is None else max(amount, 0) for amount in room])
 
 
@@ -239,15 +247,16 @@ def _cut(claim: Claim, scope: Scope, account: Account, amounts: Amounts) -> Amou
     """Cut `amounts` down to what a scope has left, or say what it lacks."""
     limits = scope.limits
     if limits.seconds is not None and account.started_s is not None:
-        over = claim.now_s - account.started_s - limits.seconds
+        limit = limits.seconds + account.granted.seconds
+        over = claim.now_s - account.started_s - limit
         if over >= 0:
-            return Shortfall(scope.key, scope.name, "seconds", limits.seconds, 0.0, over, 0.0)
+            return Shortfall(scope.key, scope.name, "seconds", limit, 0.0, over, 0.0)
     cut = amounts
     waiting: Shortfall | None = None
     for what in COUNTED:
         if getattr(limits, what) is None:
             continue
-        kept = _kept(account, claim.kind, claim.keep) if what == "nanos" and claim.keep else 0
+        kept = _kept(account, claim.kind, claim.keep, what) if claim.keep else 0
         room = _room(scope, account, what, kept)
         wanted: int = getattr(cut, what)
         if room is None or wanted <= room:
@@ -271,19 +280,24 @@ def _room(scope: Scope, account: Account, what: str, kept: int) -> int | None:
     return limit + granted - used - kept
 
 
-def _kept(account: Account, kind: str, keeps: Iterable[Keep]) -> int:
+def _kept(account: Account, kind: str, keeps: Iterable[Keep], what: str) -> int:
     """Return what is left of this scope's keeps for kinds other than `kind`."""
+    if what not in ("nanos", "llm_calls"):
+        return 0
     total = 0
     for keep in keeps:
         if keep.scope == account.name and keep.kind != kind:
-            spent_there, held_there = account.kinds.get(keep.kind, (0, 0))
-            total += max(keep.nanos - spent_there - held_there, 0)
+            if what == "llm_calls":
+                total += keep.llm_calls
+            else:
+                spent_there, held_there = account.kinds.get(keep.kind, (0, 0))
+                total += max(keep.nanos - spent_there - held_there, 0)
     return total
 
 
 def _lack(claim: Claim, scope: Scope, account: Account, what: str, room: int, kept: int) -> Shortfall:
     idle = replace(account, held=NOTHING, kinds={kind: (spent, 0) for kind, (spent, _) in account.kinds.items()})
-    kept_idle = _kept(idle, claim.kind, claim.keep) if what == "nanos" else 0
+    kept_idle = _kept(idle, claim.kind, claim.keep, what)
     room_idle = max(_room(scope, idle, what, kept_idle) or 0, 0)
     return Shortfall(
         scope.key,

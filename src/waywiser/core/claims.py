@@ -87,7 +87,7 @@ def spent_share(path: Sequence[Scope], standings: Sequence[Standing], now_s: flo
             (limits.tokens, granted.tokens, used.tokens),
             (limits.llm_calls, granted.llm_calls, used.llm_calls),
             (limits.tool_calls, granted.tool_calls, used.tool_calls),
-            (limits.seconds, 0, now_s - standing.started_s if standing.started_s else 0.0),
+            (limits.seconds, granted.seconds, now_s - standing.started_s if standing.started_s else 0.0),
         ):
             if limit is not None:
                 share = max(share, taken / (limit + more) if limit + more else 1.0)
@@ -105,11 +105,12 @@ def left_nanos(path: Sequence[Scope], standings: Sequence[Standing]) -> int | No
 
 
 def keeps(budget: BudgetRule) -> tuple[Keep, ...]:
-    """What the session sets aside for the kinds the policy keeps money for."""
-    limit = budget.session.nanos
-    if limit is None:
+    """What the session sets aside for the kinds the policy keeps something for: money, and a model call to spend it."""
+    limits = budget.session
+    if limits.nanos is None and limits.llm_calls is None:
         return ()
-    return tuple(Keep("session", kind, int(limit * share)) for kind, share in budget.keep.items())
+    calls = 0 if limits.llm_calls is None else 1
+    return tuple(Keep("session", kind, int((limits.nanos or 0) * share), calls) for kind, share in budget.keep.items())
 
 
 def ask(

@@ -30,14 +30,20 @@ def clean(text: str) -> str:
 
 
 def pack_amounts(amounts: Amounts) -> list[int]:
-    """Write amounts by position."""
+    """Write by position what calls take."""
     return [amounts.nanos, amounts.tokens, amounts.llm_calls, amounts.tool_calls]
+
+
+def pack_grant(amounts: Amounts) -> list[int]:
+    """Write what was granted by position: that may be seconds, too."""
+    return [*pack_amounts(amounts), amounts.seconds]
 
 
 def encode_account(account: Account) -> bytes:
     """Write an account; its key is kept beside it."""
-    rows = (account.spent, account.held, account.granted)
-    return orjson.dumps([account.name, *map(pack_amounts, rows), account.started_s, account.kinds])
+    spent, held, granted = account.spent, account.held, account.granted
+    rows = pack_amounts(spent), pack_amounts(held), pack_grant(granted)
+    return orjson.dumps([account.name, *rows, account.started_s, account.kinds])
 
 
 def decode_account(key: str, data: bytes) -> Account:
@@ -67,6 +73,11 @@ def decode_step(data: bytes) -> StepRecord:
     """Read one record of a trail."""
     step: StepRecord = _reader(StepRecord)(orjson.loads(data))
     return step
+
+
+def decode_steps(rows: str) -> tuple[StepRecord, ...]:
+    """Read records of a trail from a JSON array of them."""
+    return tuple(map(_reader(StepRecord), orjson.loads(rows)))
 
 
 def encode_head(trail: Trail) -> bytes:

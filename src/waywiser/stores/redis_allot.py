@@ -69,15 +69,16 @@ def read_row(key: str, name: str, data: bytes) -> Row:
     """Read an account as `shown` in `lua/session.lua`."""
     words = data.split()
     started_s = float(words[12])
-    amounts = read_amounts(words[0:4]), read_amounts(words[4:8]), read_amounts(words[8:12])
+    granted = read_amounts((*words[8:12], words[13]))
+    amounts = read_amounts(words[0:4]), read_amounts(words[4:8]), granted
     account = Account(key, name, *amounts, None if started_s < 0 else started_s)
-    if len(words) <= 13:
+    if len(words) <= 14:
         return Row(account)
-    return Row(account, read_amounts(words[13:17]), int(words[17]), orjson.loads(words[18]))
+    return Row(account, read_amounts(words[14:18]), int(words[18]), orjson.loads(words[19]))
 
 
 def read_amounts(data: Sequence[bytes]) -> Amounts:
-    """Read four numbers."""
+    """Read amounts by position."""
     return Amounts(*map(int, data))
 
 

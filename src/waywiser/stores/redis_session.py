@@ -20,7 +20,7 @@ from waywiser.core.session import Opened, Settlement
 from waywiser.core.trail import TRAIL_STEPS, LoopState, Trail, WarmPrefix
 from waywiser.errors import StoreError
 from waywiser.stores import codec
-from waywiser.stores.codec import clean, pack_amounts
+from waywiser.stores.codec import clean, pack_amounts, pack_grant
 from waywiser.stores.costs import Costs, Histories
 from waywiser.stores.redis_allot import Allotments, Row, pack_limits, read_amounts, read_row
 from waywiser.stores.redis_keys import costs_key, index_key, session_keys, shard_of
@@ -148,7 +148,7 @@ class Books:
             allotted, spent, granted = (read_amounts(totals[start : start + 4]) for start in (0, 4, 8))
             started_s = read_row(scope.key, scope.name, opened[6][0]).account.started_s or 0.0
             return Standing(scope.key, scope.name, spent, allotted - spent, started_s, granted)
-        args = (clean(scope.key), orjson.dumps(pack_amounts(more)), self._ttl_s, clean(once), repr(now_s))
+        args = (clean(scope.key), orjson.dumps(pack_grant(more)), self._ttl_s, clean(once), repr(now_s))
         (data,) = yield [Run("grant", keys, args)]
         return read_row(scope.key, scope.name, data).account.standing
 
@@ -178,7 +178,7 @@ class Books:
             [
                 clean(scope.key),
                 pack_limits(scope.limits),
-                [[clean(keep.kind), keep.nanos] for keep in claim.keep if keep.scope == scope.name],
+                [[clean(keep.kind), keep.nanos, keep.llm_calls] for keep in claim.keep if keep.scope == scope.name],
                 self._allotments.news(_session_of(claim), scope, claim.wanted) if scope in remote else False,
             ]
             for scope in claim.path

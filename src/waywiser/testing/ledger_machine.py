@@ -47,13 +47,20 @@ class LedgerMachine(RuleBasedStateMachine):
     def make_store(self) -> SessionBooks:
         """Return an empty store."""
 
-    @initialize(strict=st.booleans(), tenant=limits, session=limits, agent=limits, kept=st.integers(0, 100))
-    def start(self, strict: bool, tenant: Limits, session: Limits, agent: Limits, kept: int) -> None:
+    @initialize(
+        strict=st.booleans(),
+        tenant=limits,
+        session=limits,
+        agent=limits,
+        kept=st.integers(0, 100),
+        calls=st.integers(0, 2),
+    )
+    def start(self, strict: bool, tenant: Limits, session: Limits, agent: Limits, kept: int, calls: int) -> None:
         """Make a store, and draw the limits and whether estimates are strict."""
         self.store = self.make_store()
         self.strict = strict
         self.limits = {"tenant": tenant, "session": session, "agent": agent}
-        self.keep = (Keep("session", "synthesis", kept),)
+        self.keep = (Keep("session", "synthesis", kept, calls),)
         self.now_s = NOW_S
         self.number = 0
         self.live: dict[str, _Held] = {}
@@ -171,6 +178,12 @@ class LedgerMachine(RuleBasedStateMachine):
                 total += held.amounts
         return total
 
+    def kept(self, keep: Keep, key: str, what: str) -> int:
+        """Say how much of a scope is still kept for the kind that a keep names: the law, from scratch."""
+        if what == "nanos":
+            return max(keep.nanos - self.spent(key, keep.kind).nanos - self.held(key, keep.kind).nanos, 0)
+        return keep.llm_calls if what == "llm_calls" else 0
+
     def room(self, claim: Claim) -> Amounts:
         """Return what the law grants a claim: the least of what it wants and what each scope has left."""
         granted = claim.wanted
@@ -181,14 +194,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 if cap is None:
                     continue
                 left = cap + getattr(self.granted.get(scope.key, Amounts()), what) - getattr(used, what)
-                if what == "nanos":
-                    left -= sum(
-                        max(
-                            keep.nanos - self.spent(scope.key, keep.kind).nanos - self.held(scope.key, keep.kind).nanos,
-                            0,
-                        )
-                        for keep in claim.keep
-                        if keep.scope == scope.name and keep.kind != claim.kind
-                    )
+                for keep in claim.keep:
+                    if keep.scope == scope.name and keep.kind != claim.kind:
+                        left -= self.kept(keep, scope.key, what)
                 granted = replace(granted, **{what: min(getattr(granted, what), max(left, 0))})
         return granted

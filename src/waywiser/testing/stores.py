@@ -89,6 +89,21 @@ class StoreConformance:
         refused = store.reserve(claim("h3", scope, at_s=10.0))
         assert isinstance(refused, Shortfall)
         assert (refused.what, refused.waiting_may_help) == ("seconds", False)
+        assert (refused.limit, refused.wanted) == (10, 0)
+
+    def test_seconds_can_be_granted(self, store: SessionBooks) -> None:
+        scope = session_scope(Limits(seconds=10.0, nanos=100_000))
+        assert isinstance(store.reserve(claim("h1", scope, at_s=0.0)), Hold)
+        store.settle(settlement("h1", scope, at_s=1.0))
+        standing = store.grant("s1", scope, Amounts(nanos=5, seconds=20), NOW_S + 12)
+        assert standing.granted == Amounts(nanos=5, seconds=20)
+        assert isinstance(store.reserve(claim("h2", scope, at_s=29.5)), Hold)
+        assert store.open("s1", (scope,), NOW_S).standings[0].granted.seconds == 20
+        refused = store.reserve(claim("h3", scope, at_s=31.0))
+        assert isinstance(refused, Shortfall)
+        assert (refused.what, refused.limit, refused.wanted) == ("seconds", 30, 1)
+        assert store.grant("s1", scope, Amounts(seconds=5), NOW_S + 31).granted.seconds == 25
+        assert isinstance(store.reserve(claim("h3", scope, at_s=31.0)), Hold)
 
     def test_expected_takes_what_is_left(self, store: SessionBooks) -> None:
         scope = session_scope(Limits(nanos=1500))
@@ -178,6 +193,22 @@ class StoreConformance:
         answer = store.reserve(claim("h3", scope, wanted=wanted, least=least, keep=keep, kind="synthesis"))
         assert isinstance(answer, Hold)
         assert answer.amounts.nanos == 300
+
+    def test_a_kept_call_is_left_however_many_were_made(self, store: SessionBooks) -> None:
+        scope = session_scope(Limits(llm_calls=3))
+        keep = (Keep("session", "synthesis", llm_calls=1),)
+        store.reserve(claim("h1", scope, keep=keep))
+        store.settle(settlement("h1", scope, used=Amounts(1, 1, 1)))
+        # The kept kind may take any call; what it took does not count against the one that is kept.
+        assert isinstance(store.reserve(claim("h2", scope, keep=keep, kind="synthesis")), Hold)
+        refused = store.reserve(claim("h3", scope, keep=keep))
+        assert isinstance(refused, Shortfall)
+        assert (refused.what, refused.left, refused.kept, refused.waiting_may_help) == ("llm_calls", 0, 1, True)
+        store.settle(settlement("h2", scope, used=Amounts(1, 1, 1), kind="synthesis"))
+        spent = store.reserve(claim("h3", scope, keep=keep))
+        assert isinstance(spent, Shortfall)
+        assert not spent.waiting_may_help
+        assert isinstance(store.reserve(claim("h4", scope, keep=keep, kind="synthesis")), Hold)
 
     def test_the_kept_kind_uses_its_keep_first(self, store: SessionBooks) -> None:
         scope = session_scope(Limits(nanos=1000))

@@ -2,7 +2,7 @@
 local account = load_account(ARGV[1])
 if ARGV[4] == "" or not redis.call("ZSCORE", SETTLED, ARGV[4]) then
   for i, more in ipairs(cjson.decode(ARGV[2])) do
-    account.g[i] = account.g[i] + more
+    account.g[i] = (account.g[i] or 0) + more
   end
   save_account(ARGV[1], account)
   if ARGV[4] ~= "" then

@@ -1,5 +1,5 @@
 -- ARGV: a claim (JSON) { id, kind, wanted, least, now, expires, scopes, ttl, final }. A scope is
--- { key, limits or false, { { kind, nanos } ... } kept for that kind, news of another slot or false }: where there are
+-- { key, limits or false, { { kind, nanos, calls } ... } kept for that kind, news of another slot or false }: where there are
 -- news, the limit is kept elsewhere and the account's allotment stands for it.
 -- Returns { "hold", amounts, expires and path if it was live already, accounts that have an allotment }, { "settled" },
 -- { "short", scope, what, limit, left, held by others, retry at, kept }, or
@@ -17,10 +17,13 @@ if redis.call("ZSCORE", SETTLED, claim.id) then
   return { "settled" }
 end
 
-local function kept_for_others(account, keeps, idle)
+-- What the keeps for other kinds leave of the first amount, money, and of the third, model calls.
+local function kept_for_others(account, keeps, i, idle)
   local total = 0
   for _, keep in ipairs(keeps) do
-    if keep[1] ~= claim.kind then
+    if keep[1] ~= claim.kind and i == 3 then
+      total = total + keep[3]
+    elseif keep[1] ~= claim.kind and i == 1 then
       local kind = account.k[keep[1]] or { 0, 0 }
       total = total + math.max(keep[2] - kind[1] - (idle and 0 or kind[2]), 0)
     end
@@ -49,21 +52,22 @@ for index, scope in ipairs(claim.scopes) do
   if news then
     trade(account, news)
     save_account(key, account)
-  elseif limits[5] and account.t and now - account.t >= limits[5] then
-    local over = string.format("%.17g", now - account.t - limits[5])
-    return { "short", index, 5, string.format("%.17g", limits[5]), "0", "0", "0", "0", over }
+  elseif limits[5] and account.t and now - account.t >= limits[5] + (account.g[5] or 0) then
+    local limit = limits[5] + (account.g[5] or 0)
+    local over = string.format("%.17g", now - account.t - limit)
+    return { "short", index, 5, string.format("%.17g", limit), "0", "0", "0", "0", over }
   end
   if not news then
     local here = nil
     for i = 1, 4 do
       if limits[i] then
-        local kept = i == 1 and kept_for_others(account, keeps, false) or 0
+        local kept = kept_for_others(account, keeps, i, false)
         local ceiling = limits[i] + account.g[i] - account.s[i]
         local room = ceiling - account.h[i] - kept
         if cut[i] > room then
           room = math.max(room, 0)
           if room < claim.least[i] then
-            local kept_idle = i == 1 and kept_for_others(account, keeps, true) or 0
+            local kept_idle = kept_for_others(account, keeps, i, true)
             local others = math.max(ceiling - kept_idle, 0) - room
             local lack = { "short", index, i, whole(limits[i] + account.g[i]), whole(room), whole(others), "0", whole(kept) }
             if others <= 0 or room + others < claim.least[i] then

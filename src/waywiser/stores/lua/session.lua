@@ -5,7 +5,8 @@
 -- base holds  id session, at when last settled, b birth, v version, n count, l loop state, w:<model> warm prefix, h:<id> hold, a:<scope> account.
 -- An account is { s spent, h held, g granted, t started or false, k = { kind = { spent, held } } }; one whose limit
 -- lives in another slot has besides { A allotted, w newest credit applied, q newest return, u returns not known to
--- have arrived }. Amounts are { nanos, tokens, model calls, tool calls }; doubles hold them exactly up to 2^53.
+-- have arrived }. Amounts are { nanos, tokens, model calls, tool calls }, of what is
+-- granted seconds too; doubles hold them exactly up to 2^53.
 local BASE, EXPIRIES, SETTLED, STEPS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local SPENDS, RECEIPTS, ORDER, REFUSALS = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local SETTLED_KEPT = 1000
@@ -93,12 +94,12 @@ local function expire(now)
 end
 
 -- An account as the client reads it, words in one string (a client spends more on many short replies than on one long):
--- 12 amounts, when it started, and what it has of another slot's limit.
+-- 12 amounts, when it started, the seconds granted, and what it has of another slot's limit.
 local function shown(account)
   local s, h, g = account.s, account.h, account.g
   local row = string.format(
-    "%.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.17g",
-    s[1], s[2], s[3], s[4], h[1], h[2], h[3], h[4], g[1], g[2], g[3], g[4], account.t or -1
+    "%.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.17g %.0f",
+    s[1], s[2], s[3], s[4], h[1], h[2], h[3], h[4], g[1], g[2], g[3], g[4], account.t or -1, g[5] or 0
   )
   local A = account.A
   if not A then
