@@ -41,7 +41,7 @@ def test_one_probe_passes_and_a_good_one_closes_the_circuit() -> None:
     probing = admit(broken(), later)
     assert probing is not None
     assert admit(probing, later + 1) is None
-    healed = succeeded(probing, 0.5)
+    healed = succeeded(probing, 0.5, now_s=NOW_S)
     assert healed.circuit(later + 1) is Circuit.CLOSED
     assert admit(healed, later + 1) is healed
 
@@ -110,6 +110,14 @@ def test_what_blames_the_request_leaves_the_circuit_alone(kind: FailureKind) -> 
     assert health == Health()
 
 
+def test_an_answer_from_before_the_failures_that_is_told_late_does_not_end_them() -> None:
+    health = failed(Health(), FailureKind.OVERLOADED, NOW_S)
+    early, late = (succeeded(health, 0.5, now_s=NOW_S + lag) for lag in (-0.1, 0.1))
+    assert (early.failures_in_a_row, late.failures_in_a_row) == (1, 0)
+    assert early.latency_s == late.latency_s == 0.5
+    assert succeeded(broken(), 0.5, now_s=NOW_S - 0.1).circuit(NOW_S) is Circuit.OPEN
+
+
 def test_retry_after_holds_the_circuit_open() -> None:
     health = failed(broken(TRIP_AFTER - 1), FailureKind.RATE_LIMITED, NOW_S, retry_after_s=20.0)
     assert health.circuit(NOW_S + 19) is Circuit.OPEN
@@ -128,13 +136,13 @@ def test_an_old_slowness_does_not_outlive_its_end() -> None:
 
 
 def test_latency_and_error_rate_follow_the_newest() -> None:
-    health = succeeded(Health(), 1.0)
+    health = succeeded(Health(), 1.0, now_s=NOW_S)
     for _ in range(40):
-        health = succeeded(health, 3.0)
+        health = succeeded(health, 3.0, now_s=NOW_S)
     assert health.latency_s == pytest.approx(3.0, abs=0.01)
     worse = failed(health, FailureKind.TIMEOUT, NOW_S)
     assert 0 < worse.error_rate < 1
-    assert succeeded(worse, 1.0).error_rate < worse.error_rate
+    assert succeeded(worse, 1.0, now_s=NOW_S).error_rate < worse.error_rate
 
 
 def test_time_forgives_a_model_that_is_no_longer_asked() -> None:

@@ -35,6 +35,7 @@ from waywiser.testing.upstream import Scripted, ScriptedUpstream
 
 NOW_S = 1_800_000_000.0
 DOWN = Failure(FailureKind.CONNECTION, "refused")
+KEY = "waywiser:h:{health}"
 DEAD, SPARE = "a/dead", "b/spare"
 TIERS = (Tier("standard", (a_model(DEAD, 2, 4), a_model(SPARE, 2, 6))), *a_policy().tiers[2:])
 STEPS = {kind: rule for kind, rule in a_policy().steps.items() if rule.tier == "standard"}
@@ -211,6 +212,18 @@ def test_one_whose_own_road_is_cut_closes_nobody_elses(redis_url: str) -> None:
     well.close()
 
 
+def test_answers_from_before_it_died_do_not_hide_that_it_did(redis_url: str) -> None:
+    fleet = [RedisStore(redis_url) for _ in range(TRIP_AFTER)]
+    for number, store in enumerate(fleet):
+        store.health.note(DEAD, None, 0.1, NOW_S - 0.1)
+        store.health.note(DEAD, DOWN, 0.1, NOW_S + number / 100)
+    for store in fleet:
+        tell(store, NOW_S + 0.1)
+    assert circuit(fleet[-1], NOW_S + 0.1) is Circuit.OPEN
+    for store in fleet:
+        store.close()
+
+
 def test_figures_are_those_of_all(redis_url: str) -> None:
     fleet = [RedisStore(redis_url) for _ in range(4)]
     rng = random.Random(3)
@@ -242,18 +255,20 @@ def test_no_round_trip_of_its_own(redis_url: str) -> None:
     perform = member.store._server._perform
 
     def counted(batch: list[Run]) -> list[object]:
-        trips.append([run.script for run in batch])
+        trips.append([run.keys[0] for run in batch])
         return perform(batch)
 
     member.store._server._perform = counted
-    for _ in range(40):
+    for _ in range(60):
         member.call()
-        member.clock.advance(0.2)
-    assert len(trips) == 3 * 40
-    told = [trip for trip in trips if "health" in trip]
-    looked = [trip for trip in trips if trip.count("HGETALL") > ("open" in trip and len(trip) > 2)]
-    assert len(told) <= 8 / TELL_EVERY_S + 2
-    assert len(looked) <= 8 / LOOK_EVERY_S + 2
+        member.clock.advance(0.04)
+    assert len(trips) == 3 * 60
+    # Of 60 calls in 2.4 seconds, every third looks and one in a second tells.
+    looking = [trip for trip in trips[::3] if KEY in trip]
+    telling = [trip for trip in trips[2::3] if KEY in trip]
+    assert 18 <= len(looking) <= 24
+    assert 2 <= len(telling) <= 4
+    assert not [trip for trip in trips[1::3] if KEY in trip]
     member.store.close()
 
 
@@ -292,12 +307,12 @@ def test_a_server_that_forgot_is_told_again(redis_url: str) -> None:
     tell(one, NOW_S + 1)
     look(two, NOW_S + 1)
     assert circuit(two, NOW_S + 1) is Circuit.OPEN
-    client.hset("waywiser:h:{health}", DEAD, b"[not a row")
+    client.hset(KEY, DEAD, b"[not a row")
     look(two, NOW_S + 1.5)
     tell(two, NOW_S + 1.5)
     look(one, NOW_S + 1.5)
     assert circuit(one, NOW_S + 1.5) is Circuit.OPEN
-    assert 0 < client.ttl("waywiser:h:{health}") <= 3600
+    assert 0 < client.ttl(KEY) <= 3600
     client.close()
     one.close()
     two.close()

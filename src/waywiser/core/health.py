@@ -136,10 +136,11 @@ def admit(health: Health, now_s: float, probe_lease_s: float = PROBE_LEASE_S) ->
             return None
 
 
-def succeeded(health: Health, took_s: float, *, now_s: float = 0.0, first_s: float | None = None) -> Health:
+def succeeded(health: Health, took_s: float, *, now_s: float, first_s: float | None = None) -> Health:
     """Note a good answer: the circuit closes. A model that was given up and is well again starts with a clean slate.
 
-    `first_s` is how long the first piece of a stream took.
+    `first_s` is how long the first piece of a stream took. An answer from before the present failures began, of which
+    another process tells late, says nothing against them.
     """
     known = health.weight(now_s)
     noted = Health(
@@ -156,6 +157,16 @@ def succeeded(health: Health, took_s: float, *, now_s: float = 0.0, first_s: flo
         failing_s=health.failing_s,
         noted_s=now_s,
     )
+    if health.failures_in_a_row and now_s < health.failing_s:
+        noted = replace(
+            noted,
+            error_rate=health.error_rate,
+            failures_in_a_row=health.failures_in_a_row,
+            open_until_s=health.open_until_s,
+            healed_s=health.healed_s,
+            probing_s=health.probing_s,
+            noted_s=health.noted_s,
+        )
     if first_s is None:
         return noted
     return _first_piece(noted, first_s, _gain(health, now_s), longer=first_s > health.slow_first_s)

@@ -32,7 +32,7 @@ from waywiser.stores.redis_wire import Away, Run, Turns
 
 T = TypeVar("T")
 
-LOOK_EVERY_S = 0.25
+LOOK_EVERY_S = 0.1
 TELL_EVERY_S = 1.0
 LESSONS_AT_ONCE = 64
 LESSONS_KEPT = 256
