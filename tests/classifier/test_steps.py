@@ -240,7 +240,7 @@ def test_what_is_known_of_agents_is_bounded() -> None:
     for number in range(50):
         for session in range(200):
             agents.expect(bytes([number]), session, ("", "turn", f"tool {session}"), 0.5)
-    assert len(agents) == 8
+    assert len(agents._agents) == 8
     assert len(agents.habits(bytes([49]))._known) <= 70
     assert not agents.habits(bytes([0]))._known
 

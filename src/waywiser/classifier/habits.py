@@ -75,10 +75,6 @@ class Agents:
         self._limit = limit
         self._agents: OrderedDict[bytes, _Agent] = OrderedDict()
 
-    def __len__(self) -> int:
-        """Return how many agents are known."""
-        return len(self._agents)
-
     def habits(self, agent: bytes) -> Habits:
         """Return what a session of this agent begins with."""
         known = self._agents.get(agent)

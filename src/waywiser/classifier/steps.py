@@ -100,7 +100,8 @@ class StepHeads:
 
     def remember_agents(self) -> None:
         """From now on let what an agent does in one session count in the next: for live calls, not for a backtest."""
-        self._agents = Agents()
+        if self._agents is None:
+            self._agents = Agents()
 
     def kind(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[Judged, tuple[str, ...]]:
         """Say whether the coming step is a `tool_call` or a `synthesis`, how sure that is, and why."""
