@@ -75,11 +75,6 @@ def decode_step(data: bytes) -> StepRecord:
     return step
 
 
-def decode_steps(rows: str) -> tuple[StepRecord, ...]:
-    """Read records of a trail from a JSON array of them."""
-    return tuple(map(_reader(StepRecord), orjson.loads(rows)))
-
-
 def encode_head(trail: Trail) -> bytes:
     """Write what a trail has beside its steps: the warm prefixes, the state of loop control and so on."""
     return _dumps(_row(replace(trail, steps=())))

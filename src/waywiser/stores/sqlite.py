@@ -8,7 +8,6 @@ waiting for another process. After a fork the child opens its own connection.
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -17,26 +16,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from waywiser.core.budget import NOTHING, Amounts, Claim, Hold, Scope, Shortfall, Standing, reserve, settle
+from waywiser.core.budget import Account, Amounts, Claim, Hold, Scope, Shortfall, Standing, reserve, settle
 from waywiser.core.receipt import Receipt
 from waywiser.core.session import Opened, Settlement
 from waywiser.core.spending import Outstanding, Refusal, Spend
-from waywiser.core.trail import TRAIL_STEPS, Trail
+from waywiser.core.trail import Trail
 from waywiser.errors import StoreError
-from waywiser.stores import codec
 from waywiser.stores import sqlite_archive as archive
 from waywiser.stores import sqlite_ledger as ledger
+from waywiser.stores import sqlite_opening as opening
+from waywiser.stores import sqlite_trails as trails
 from waywiser.stores.codec import UNREADABLE, clean
 from waywiser.stores.costs import Costs, Histories
 from waywiser.stores.local import Busy, LocalStore
 from waywiser.stores.sqlite_file import connect, failure, is_busy
-from waywiser.stores.trails import Seen, Trails, changes_trail, grown, lesson
+from waywiser.stores.trails import Seen, Trails, changes_trail, lesson
 
 T = TypeVar("T")
 
 SETTLED_KEPT = 100_000
 RECEIPTS_KEPT = 100_000
 FORGET_AFTER_S = 30 * 86_400.0
+SORT_EVERY = 64
 TIDY_EVERY = 4096
 
 
@@ -115,9 +116,11 @@ class SqliteStore(LocalStore):
             raise StoreError(f"{self._path}: the session store is closed")
         connection = self._connection
         try:
-            connection.execute(begin)
+            if begin:
+                connection.execute(begin)
             result = work(connection)
-            connection.execute("COMMIT")
+            if begin:
+                connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
             if is_busy(error):
@@ -136,66 +139,33 @@ class SqliteStore(LocalStore):
             self._connection.execute("ROLLBACK")
 
     def _open(self, session: str, path: tuple[Scope, ...], now_s: float, policy: str) -> Opened:
-        def work(connection: sqlite3.Connection) -> Opened:
-            trail = self._trail(connection, clean(session))
-            accounts = ledger.read_accounts(connection, path)
-            if any(account.held != NOTHING for account in accounts):
-                accounts = ledger.without(accounts, ledger.expired(connection, now_s))
-            if policy and self._costs.due(policy, now_s):
+        name = clean(session)
+        due = bool(policy) and self._costs.due(policy, now_s)
+        found = None
+        if not due:
+            found = self._inside("", lambda connection: opening.glance(connection, name, path, now_s, self._trails))
+
+        def work(connection: sqlite3.Connection) -> tuple[Trail, list[Account]]:
+            if due:
                 self._costs.read(policy, archive.read_costs(connection, policy), now_s)
-            return Opened(trail, tuple([account.standing for account in accounts]), self._costs.known(policy))
+            return opening.whole(connection, name, path, now_s, self._trails)
 
-        return self._read(work)
-
-    def _trail(self, connection: sqlite3.Connection, session: str) -> Trail:
-        """Read a session's trail: only the steps that this process has not seen yet."""
-        row = connection.execute(
-            "SELECT birth, version, count, head FROM sessions WHERE session = ?", (session,)
-        ).fetchone()
-        if row is None:
-            self._trails.drop(session)
-            return Trail()
-        birth, version, count, head = row
-        seen = self._trails.get(session)
-        if seen is not None and seen.birth == birth and seen.version == version:
-            return seen.trail
-        known = seen.trail if seen is not None and seen.birth == birth and seen.version < version else Trail()
-        rows = connection.execute(
-            "SELECT data FROM steps WHERE session = ? AND seq >= ? ORDER BY seq", (session, known.count)
-        ).fetchall()
-        steps = (*known.steps, *[codec.decode_step(data) for (data,) in rows])[-TRAIL_STEPS:]
-        trail = replace(codec.decode_head(head), steps=steps, count=count)
-        self._trails.put(session, Seen(birth, version, trail))
-        return trail
-
-    def _grow(self, connection: sqlite3.Connection, settlement: Settlement, session: str) -> Seen:
-        """Write what a settlement does to the session's trail, and return the trail after it."""
-        trail = grown(self._trail(connection, session), settlement)
-        seen = self._trails.get(session)
-        birth, version = (random.getrandbits(60), 1) if seen is None else (seen.birth, seen.version + 1)
-        connection.execute(
-            "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?)",
-            (session, birth, version, trail.count, codec.encode_head(trail), settlement.now_s),
-        )
-        if settlement.step is not None:
-            number = trail.count - 1
-            connection.execute(
-                "INSERT OR REPLACE INTO steps VALUES (?, ?, ?, ?)",
-                (session, number % TRAIL_STEPS, number, codec.encode_step(settlement.step)),
-            )
-        return Seen(birth, version, trail)
+        trail, accounts = found or self._read(work)
+        return Opened(trail, tuple([account.standing for account in accounts]), self._costs.known(policy))
 
     # --- budgets
 
     def _reserve(self, claim: Claim) -> Hold | Shortfall:
         def work(connection: sqlite3.Connection) -> Hold | Shortfall:
-            ledger.expire(connection, claim.now_s)
-            before = ledger.find_hold(connection, claim.hold)
-            if before is not None:
-                if not before.expires_s:
-                    raise StoreError(f"hold {claim.hold} is already settled")
-                return Hold(claim.hold, before.path, before.amounts, before.expires_s)
-            found = reserve(claim, ledger.read_accounts(connection, claim.path))
+            look = ledger.look(connection, claim.path, claim.hold)
+            if look.first_s <= claim.now_s:
+                ledger.expire(connection, claim.now_s)
+                look = ledger.look(connection, claim.path, claim.hold)
+            if look.settled:
+                raise StoreError(f"hold {claim.hold} is already settled")
+            if look.hold is not None:
+                return Hold(claim.hold, look.hold.path, look.hold.amounts, look.hold.expires_s)
+            found = reserve(claim, look.accounts)
             if isinstance(found, Shortfall):
                 if not found.held_by_others:
                     return found
@@ -203,7 +173,7 @@ class SqliteStore(LocalStore):
                 return replace(found, retry_at_s=next((hold.expires_s for hold in others), 0.0))
             hold, accounts = found
             ledger.write_accounts(connection, accounts, claim.now_s)
-            ledger.add_hold(connection, hold, claim.kind)
+            ledger.add_hold(connection, hold, claim.kind, look.first_s)
             return hold
 
         return self._write(work)
@@ -213,25 +183,24 @@ class SqliteStore(LocalStore):
         news: dict[str, Histories] = {}
 
         def work(connection: sqlite3.Connection) -> tuple[Seen | None, tuple[Standing, ...]]:
-            accounts = ledger.read_accounts(connection, settlement.path)
-            fresh, live = ledger.end_hold(connection, settlement.hold)
-            if not fresh:
-                return None, tuple([account.standing for account in accounts])
-            kind, used, now_s = settlement.kind, settlement.used, settlement.now_s
+            look = ledger.look(connection, settlement.path, settlement.hold)
+            if look.settled:
+                return None, tuple([account.standing for account in look.accounts])
+            kind, used, now_s, held = settlement.kind, settlement.used, settlement.now_s, look.hold
             accounts = [
-                settle(account, kind, used, live.amounts if live and clean(account.key) in live.path else None, now_s)
-                for account in accounts
+                settle(account, kind, used, held.amounts if held and clean(account.key) in held.path else None, now_s)
+                for account in look.accounts
             ]
             ledger.write_accounts(connection, accounts, now_s)
-            if used != NOTHING:
-                archive.add_spend(connection, settlement)
-            if settlement.receipt is not None:
-                archive.add_receipt(connection, settlement.receipt, RECEIPTS_KEPT)
+            ledger.end_hold(connection, settlement.hold, live=held is not None)
+            archive.add_news(connection, settlement)
             news.update(self._costs.take(now_s))
             archive.add_costs(connection, news)
-            seen = self._grow(connection, settlement, session) if changes_trail(settlement) else None
-            if seen is None:
-                archive.touch(connection, session, now_s)
+            seen = None
+            if changes_trail(settlement):
+                seen = trails.grow(connection, session, settlement, self._trails)
+            else:
+                trails.touch(connection, session, now_s)
             return seen, tuple([account.standing for account in accounts])
 
         try:
@@ -245,15 +214,23 @@ class SqliteStore(LocalStore):
             if learned is not None:
                 self._costs.learn(settlement.policy, settlement.kind, settlement.model, *learned)
         self._settles += 1
+        if self._settles % SORT_EVERY == 0:
+            with suppress(Busy):
+                self._write(self._sort)
         if self._settles % TIDY_EVERY == 0:
             self._tidy(settlement.now_s)
         return standings
 
     def _grant(self, session: str, scope: Scope, more: Amounts, now_s: float, once: str) -> Standing:  # noqa: ARG002 - one store fits all scopes
         def work(connection: sqlite3.Connection) -> Standing:
-            (account,) = ledger.read_accounts(connection, (scope,))
-            if once and not ledger.end_hold(connection, once)[0]:  # its name is kept as those of settled holds are
-                return account.standing
+            look = ledger.look(connection, (scope,), once)
+            (account,) = look.accounts
+            if once:
+                if look.settled:
+                    return account.standing
+                ledger.end_hold(
+                    connection, once, live=look.hold is not None
+                )  # a name is kept as those of settled holds
             account = replace(account, granted=account.granted + more)
             ledger.write_accounts(connection, [account], now_s)
             return account.standing
@@ -267,28 +244,41 @@ class SqliteStore(LocalStore):
 
     def _record(self, receipt: Receipt) -> None:
         def work(connection: sqlite3.Connection) -> None:
-            archive.add_receipt(connection, receipt, RECEIPTS_KEPT)
-            archive.touch(connection, clean(receipt.session), receipt.at_s)
+            archive.add_receipt(connection, receipt)
+            trails.touch(connection, clean(receipt.session), receipt.at_s)
 
         self._write(work)
 
     def _receipt(self, receipt_id: str) -> Receipt | None:
-        return self._read(lambda connection: archive.find_receipt(connection, receipt_id))
+        return self._sorted(lambda connection: archive.find_receipt(connection, receipt_id))
 
     def _receipts(self, session: str) -> Sequence[Receipt]:
-        return self._read(lambda connection: archive.receipts(connection, session))
+        return self._sorted(lambda connection: archive.receipts(connection, session))
 
     def _spends(self, tenant: str | None, session: str | None) -> Sequence[Spend]:
-        return self._read(lambda connection: archive.spends(connection, tenant, session))
+        return self._sorted(lambda connection: archive.spends(connection, tenant, session))
 
     def _refusals(self, tenant: str | None, session: str | None) -> Sequence[Refusal]:
-        return self._read(lambda connection: archive.refusals(connection, tenant, session))
+        return self._sorted(lambda connection: archive.refusals(connection, tenant, session))
 
     def _forget(self, before_s: float) -> int:
-        return self._write(lambda connection: archive.forget(connection, before_s))
+        return self._sorted(lambda connection: archive.forget(connection, before_s))
+
+    def _sort(self, connection: sqlite3.Connection) -> None:
+        archive.sort_news(connection, RECEIPTS_KEPT)
+        ledger.sort_settled(connection)
+
+    def _sorted(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run statements that read what settlements told, once all of it is sorted."""
+
+        def sorted_first(connection: sqlite3.Connection) -> T:
+            self._sort(connection)
+            return work(connection)
+
+        return self._write(sorted_first)
 
     def _tidy(self, now_s: float) -> None:
         """Now and then: forget old sessions and the oldest settled ids. Somebody else's turn if the file is busy."""
         with suppress(Busy):
-            self._write(lambda connection: ledger.forget_settled(connection, SETTLED_KEPT))
             self._forget(now_s - self._forget_after_s)
+            self._write(lambda connection: ledger.forget_settled(connection, SETTLED_KEPT))

@@ -1,42 +1,82 @@
-"""Receipts, the report's rows, learned costs and forgetting in the SQLite file, inside the caller's transaction."""
+"""Receipts, the report's rows, learned costs and forgetting in the SQLite file, inside the caller's transaction.
+
+A settlement adds its news as one row at the end of one table; now and then, and before anybody reads, the news are
+sorted into the tables that are read. So a step does not change a page in each of their indexes.
+"""
 
 from __future__ import annotations
 
-import random
 import sqlite3
 from collections.abc import Mapping, Sequence
 
-from waywiser.core.budget import Amounts
+from waywiser.core.budget import NOTHING, Amounts
 from waywiser.core.quantiles import History
 from waywiser.core.receipt import Receipt
 from waywiser.core.session import Settlement
 from waywiser.core.spending import Refusal, Spend
-from waywiser.core.trail import Trail
 from waywiser.stores import codec
 from waywiser.stores.codec import clean
 from waywiser.stores.costs import Histories
 
-_UPSERT_SPEND = """
-INSERT INTO spends VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+_WHO = "session, tenant, agent, kind, tier, model, policy"
+_ADD_NEWS = f"""
+INSERT INTO news ({_WHO}, nanos, tokens, llm_calls, tool_calls, receipt, refused, data)
+VALUES ({", ".join("?" * 14)})"""  # noqa: S608 - constants, here and below
+_SORT_SPENDS = f"""
+INSERT INTO spends
+SELECT {_WHO}, sum(nanos), sum(tokens), sum(llm_calls), sum(tool_calls) FROM news
+WHERE nanos OR tokens OR llm_calls OR tool_calls GROUP BY {_WHO}
 ON CONFLICT DO UPDATE SET nanos = nanos + excluded.nanos, tokens = tokens + excluded.tokens,
-  llm_calls = llm_calls + excluded.llm_calls, tool_calls = tool_calls + excluded.tool_calls"""
+  llm_calls = llm_calls + excluded.llm_calls, tool_calls = tool_calls + excluded.tool_calls"""  # noqa: S608
+_SORT_RECEIPTS = """
+INSERT INTO receipts (id, session, data)
+SELECT receipt, session, data FROM news WHERE receipt IS NOT NULL ORDER BY seq
+ON CONFLICT (id) DO UPDATE SET session = excluded.session, data = excluded.data"""
+_NEW_REFUSALS = """
+SELECT receipt, data FROM news WHERE refused AND receipt NOT IN (SELECT id FROM receipts) ORDER BY seq"""
 _UPSERT_REFUSAL = """
 INSERT INTO refusals VALUES (?, ?, ?, ?, ?, 1, ?, ?)
 ON CONFLICT DO UPDATE SET count = count + 1, last_s = excluded.last_s, reason = excluded.reason"""
-_TOUCH = """
-INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT DO UPDATE SET touched_s = max(touched_s, excluded.touched_s)"""
-EMPTY_HEAD = codec.encode_head(Trail())
 _OF = " WHERE (:tenant IS NULL OR tenant = :tenant) AND (:session IS NULL OR session = :session)"
 
 
-def add_spend(connection: sqlite3.Connection, settlement: Settlement) -> None:
-    """Add what a settlement used to its row of the report."""
-    who = (settlement.session, settlement.tenant, settlement.agent)
-    how = (settlement.kind, settlement.tier, settlement.model, settlement.policy)
-    used = settlement.used
+def add_news(connection: sqlite3.Connection, settlement: Settlement) -> None:
+    """Keep what a settlement used, and its receipt."""
+    used, receipt = settlement.used, settlement.receipt
+    if receipt is None and used == NOTHING:
+        return
+    who = (settlement.session, settlement.tenant, settlement.agent, settlement.kind)
+    how = (settlement.tier, settlement.model, settlement.policy)
     amounts = (used.nanos, used.tokens, used.llm_calls, used.tool_calls)
-    connection.execute(_UPSERT_SPEND, (*map(clean, who), *map(clean, how), *amounts))
+    connection.execute(_ADD_NEWS, (*map(clean, who), *map(clean, how), *amounts, *_row(receipt)))
+
+
+def add_receipt(connection: sqlite3.Connection, receipt: Receipt) -> None:
+    """Keep a receipt alone."""
+    who = (receipt.session, receipt.tenant, receipt.agent, receipt.kind)
+    how = (receipt.tier, receipt.model, receipt.policy)
+    connection.execute(_ADD_NEWS, (*map(clean, who), *map(clean, how), 0, 0, 0, 0, *_row(receipt)))
+
+
+def _row(receipt: Receipt | None) -> tuple[str | None, bool, bytes | None]:
+    if receipt is None:
+        return None, False, None
+    return clean(receipt.id), bool(receipt.refused), codec.encode_receipt(receipt)
+
+
+def sort_news(connection: sqlite3.Connection, keep: int) -> None:
+    """Sort the news into the tables that are read; drop the oldest receipts beyond `keep`."""
+    if connection.execute("SELECT 1 FROM news LIMIT 1").fetchone() is None:
+        return
+    connection.execute(_SORT_SPENDS)
+    for data in dict(connection.execute(_NEW_REFUSALS).fetchall()).values():
+        receipt = codec.decode_receipt(data)
+        who = (receipt.session, receipt.tenant, receipt.agent, receipt.kind, receipt.refused)
+        reason = receipt.reasons[-1] if receipt.reasons else ""
+        connection.execute(_UPSERT_REFUSAL, (*map(clean, who), receipt.at_s, clean(reason)))
+    connection.execute(_SORT_RECEIPTS)
+    connection.execute("DELETE FROM receipts WHERE seq <= (SELECT max(seq) FROM receipts) - ?", (keep,))
+    connection.execute("DELETE FROM news")
 
 
 def spends(connection: sqlite3.Connection, tenant: str | None, session: str | None) -> Sequence[Spend]:
@@ -48,20 +88,6 @@ def spends(connection: sqlite3.Connection, tenant: str | None, session: str | No
         Spend(tenant, session, agent, kind, tier, model, policy, Amounts(*used))
         for tenant, session, agent, kind, tier, model, policy, *used in rows
     ]
-
-
-def add_receipt(connection: sqlite3.Connection, receipt: Receipt, keep: int) -> None:
-    """Keep a receipt, count a refusal that is new, and drop the oldest receipt beyond `keep`."""
-    row = (clean(receipt.id), clean(receipt.session), codec.encode_receipt(receipt))
-    fresh = connection.execute("INSERT OR IGNORE INTO receipts (id, session, data) VALUES (?, ?, ?)", row)
-    if not fresh.rowcount:
-        connection.execute("UPDATE receipts SET session = ?, data = ? WHERE id = ?", (*row[1:], row[0]))
-        return
-    connection.execute("DELETE FROM receipts WHERE seq = ?", ((fresh.lastrowid or 0) - keep,))
-    if receipt.refused:
-        who = (receipt.session, receipt.tenant, receipt.agent, receipt.kind, receipt.refused)
-        reason = receipt.reasons[-1] if receipt.reasons else ""
-        connection.execute(_UPSERT_REFUSAL, (*map(clean, who), receipt.at_s, clean(reason)))
 
 
 def find_receipt(connection: sqlite3.Connection, receipt_id: str) -> Receipt | None:
@@ -105,12 +131,6 @@ def add_costs(connection: sqlite3.Connection, news: Mapping[str, Histories]) -> 
         for key, history in histories.items():
             data = codec.encode_history(told.get(key, History()).merged(history))
             connection.execute("INSERT OR REPLACE INTO costs VALUES (?, ?, ?, ?)", (*map(clean, (policy, *key)), data))
-
-
-def touch(connection: sqlite3.Connection, session: str, now_s: float) -> None:
-    """Note that a session is in use, so that it is forgotten later, and only then."""
-    row = (session, random.getrandbits(60), 0, 0, EMPTY_HEAD, now_s)
-    connection.execute(_TOUCH, row)
 
 
 def forget(connection: sqlite3.Connection, before_s: float) -> int:

@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import orjson
 
-from waywiser.core.budget import Account, Amounts, Hold, Limits, Scope, ended
+from waywiser.core.budget import Account, Amounts, Hold, Scope, ended
 from waywiser.core.spending import Outstanding
 from waywiser.stores.codec import clean, decode_account, encode_account, pack_amounts
 
-NO_AMOUNTS = Amounts()
-_NO_LIMITS = Limits()
+_LIVE = "SELECT id, expires_s, data FROM holds WHERE expires_s IS NOT NULL"
+_ACCOUNT, _LEASES, _HOLD, _SETTLED = range(4)
 
-_LIVE = "SELECT id, data, expires_s FROM holds WHERE expires_s IS NOT NULL"
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the file knows about one call: the accounts of its path; its hold, if that is live; or that it is settled.
+
+    No live hold of anybody's expires before `first_s`.
+    """
+
+    accounts: list[Account]
+    hold: Outstanding | None
+    settled: bool
+    first_s: float
 
 
 @cache
-def _select(count: int) -> str:
-    return f"SELECT key, data FROM accounts WHERE key IN ({', '.join('?' * count)})"  # noqa: S608 - only a number
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
+
+
+@cache
+def _look(count: int) -> str:
+    return (
+        f"SELECT {_LEASES}, first_s, NULL FROM leases"  # noqa: S608 - only numbers
+        f" UNION ALL SELECT {_HOLD}, expires_s, data FROM holds WHERE id = ?"
+        f" UNION ALL SELECT {_SETTLED}, NULL, NULL FROM settled WHERE id = ?"
+        f" UNION ALL SELECT {_ACCOUNT}, key, data FROM accounts WHERE key IN ({_marks(count)})"
+    )
 
 
 @cache
@@ -28,10 +50,27 @@ def _upsert(count: int) -> str:
     return f"INSERT OR REPLACE INTO accounts VALUES {', '.join(['(?, ?, ?)'] * count)}"  # noqa: S608 - only a number
 
 
-def read_accounts(connection: sqlite3.Connection, path: Sequence[Scope]) -> list[Account]:
-    """Read the accounts of a path, in its order; an unknown one is empty."""
+def look(connection: sqlite3.Connection, path: Sequence[Scope], hold_id: str) -> Look:
+    """Read all that a claim or a settlement must know, in one statement."""
     keys = [clean(scope.key) for scope in path]
-    rows = dict(connection.execute(_select(len(keys)), keys).fetchall()) if keys else {}
+    name = clean(hold_id)
+    rows: dict[str, bytes] = {}
+    hold: Outstanding | None = None
+    settled, first_s = False, 0.0
+    for what, value, data in connection.execute(_look(len(keys)), (name, name, *keys)):
+        if what == _ACCOUNT:
+            rows[value] = data
+        elif what == _LEASES:
+            first_s = value
+        elif value is not None:
+            hold = _outstanding(hold_id, value, data)
+        else:
+            settled = True
+    return Look(accounts_of(path, keys, rows), hold, settled, first_s)
+
+
+def accounts_of(path: Sequence[Scope], keys: Sequence[str], rows: Mapping[str, bytes]) -> list[Account]:
+    """Read the accounts of a path, in its order, from their rows by `keys`; an unknown one is empty."""
     return [
         decode_account(scope.key, rows[key]) if key in rows else Account(scope.key, scope.name)
         for scope, key in zip(path, keys, strict=True)
@@ -47,61 +86,45 @@ def write_accounts(connection: sqlite3.Connection, accounts: Sequence[Account], 
         connection.execute(_upsert(len(accounts)), values)
 
 
-def add_hold(connection: sqlite3.Connection, hold: Hold, kind: str) -> None:
-    """Keep a live hold."""
-    path = [clean(key) for key in hold.path]
-    data = orjson.dumps([path, clean(kind), pack_amounts(hold.amounts)])
-    connection.execute(
-        "INSERT INTO holds (id, data, expires_s) VALUES (?, ?, ?)", (clean(hold.id), data, hold.expires_s)
-    )
+def add_hold(connection: sqlite3.Connection, hold: Hold, kind: str, first_s: float) -> None:
+    """Keep a live hold. `first_s` is the bound that the file has for the first lease to end."""
+    data = orjson.dumps([[clean(key) for key in hold.path], clean(kind), pack_amounts(hold.amounts)])
+    connection.execute("INSERT INTO holds VALUES (?, ?, ?)", (clean(hold.id), hold.expires_s, data))
+    if hold.expires_s < first_s:
+        connection.execute("UPDATE leases SET first_s = ?", (hold.expires_s,))
 
 
-def find_hold(connection: sqlite3.Connection, hold_id: str) -> Outstanding | None:
-    """Return a hold by its id, live or settled; a settled one has an empty path."""
-    row = connection.execute("SELECT id, data, expires_s FROM holds WHERE id = ?", (clean(hold_id),)).fetchone()
-    if row is None:
-        return None
-    return Outstanding(hold_id, (), "", NO_AMOUNTS, 0.0) if row[2] is None else _outstanding(row)
-
-
-def end_hold(connection: sqlite3.Connection, hold_id: str) -> tuple[bool, Outstanding | None]:
-    """Mark a hold as settled. Returns whether it was not settled before, and the hold if it was live."""
-    found = find_hold(connection, hold_id)
-    if found is None:
-        # It had expired, or its reservation never arrived: what was used is charged all the same, once.
+def end_hold(connection: sqlite3.Connection, hold_id: str, *, live: bool) -> None:
+    """Mark a hold as settled. One that is not live had expired, or its reservation never arrived."""
+    if live:
+        connection.execute("UPDATE holds SET expires_s = NULL, data = NULL WHERE id = ?", (clean(hold_id),))
+    else:
         connection.execute("INSERT INTO holds (id) VALUES (?)", (clean(hold_id),))
-        return True, None
-    if not found.path and not found.expires_s:
-        return False, None
-    connection.execute("UPDATE holds SET expires_s = NULL, data = NULL WHERE id = ?", (clean(hold_id),))
-    return True, found
 
 
 def expired(connection: sqlite3.Connection, now_s: float) -> list[Outstanding]:
     """Return the live holds whose lease has run out."""
-    rows = connection.execute(f"{_LIVE} AND expires_s <= ?", (now_s,)).fetchall()
-    return [_outstanding(row) for row in rows]
+    return [_outstanding(*row) for row in connection.execute(f"{_LIVE} AND expires_s <= ?", (now_s,))]
 
 
 def live(connection: sqlite3.Connection, now_s: float) -> list[Outstanding]:
     """Return the holds whose lease still runs, the first to end first."""
-    rows = connection.execute(f"{_LIVE} AND expires_s > ? ORDER BY expires_s", (now_s,)).fetchall()
-    return [_outstanding(row) for row in rows]
+    rows = connection.execute(f"{_LIVE} AND expires_s > ? ORDER BY expires_s", (now_s,))
+    return [_outstanding(*row) for row in rows]
 
 
 def expire(connection: sqlite3.Connection, now_s: float) -> None:
-    """Give back what expired holds set aside, in every scope they took it from."""
+    """Give back what expired holds set aside, in every scope they took it from, and find out which lease ends next."""
     for hold in expired(connection, now_s):
-        accounts = read_accounts(connection, [Scope(key, "", _NO_LIMITS) for key in hold.path])
-        freed = [ended(account, hold.kind, hold.amounts) for account in accounts if account.name]
-        for account in freed:
-            connection.execute(
-                "UPDATE accounts SET data = ? WHERE key = ?", (encode_account(account), clean(account.key))
-            )
+        query = f"SELECT key, data FROM accounts WHERE key IN ({_marks(len(hold.path))})"  # noqa: S608 - only a number
+        for key, data in connection.execute(query, hold.path).fetchall():
+            freed = encode_account(ended(decode_account(key, data), hold.kind, hold.amounts))
+            connection.execute("UPDATE accounts SET data = ? WHERE key = ?", (freed, key))
         connection.execute("DELETE FROM holds WHERE id = ?", (clean(hold.hold),))
+    connection.execute("UPDATE leases SET first_s = ifnull((SELECT min(expires_s) FROM holds), 9e999)")
 
 
-def without(accounts: Sequence[Account], holds: Sequence[Outstanding]) -> list[Account]:
+def without(accounts: Iterable[Account], holds: Sequence[Outstanding]) -> list[Account]:
     """Return accounts as they are once these holds have ended; nothing is written."""
     seen = list(accounts)
     for hold in holds:
@@ -111,12 +134,17 @@ def without(accounts: Sequence[Account], holds: Sequence[Outstanding]) -> list[A
     return seen
 
 
+def sort_settled(connection: sqlite3.Connection) -> None:
+    """Move the ids of settled holds to where they are many."""
+    connection.execute("INSERT OR IGNORE INTO settled (id) SELECT id FROM holds WHERE expires_s IS NULL")
+    connection.execute("DELETE FROM holds WHERE expires_s IS NULL")
+
+
 def forget_settled(connection: sqlite3.Connection, keep: int) -> None:
-    """Drop all but the newest `keep` ids of settled holds."""
-    oldest = "(SELECT max(seq) FROM holds) - ?"
-    connection.execute(f"DELETE FROM holds WHERE expires_s IS NULL AND seq <= {oldest}", (keep,))  # noqa: S608 - constants
+    """Drop all but the newest `keep` ids of settled holds that are sorted."""
+    connection.execute("DELETE FROM settled WHERE seq <= (SELECT max(seq) FROM settled) - ?", (keep,))
 
 
-def _outstanding(row: tuple[str, bytes, float]) -> Outstanding:
-    path, kind, amounts = orjson.loads(row[1])
-    return Outstanding(row[0], tuple(path), kind, Amounts(*amounts), row[2])
+def _outstanding(hold_id: str, expires_s: float, data: bytes) -> Outstanding:
+    path, kind, amounts = orjson.loads(data)
+    return Outstanding(hold_id, tuple(path), kind, Amounts(*amounts), expires_s)
