@@ -1,4 +1,4 @@
-"""The one probe of a half-open circuit: what becomes of it when nobody waits for its answer, and who is asked for it."""
+"""The one probe of a half-open circuit: what becomes of it when nobody waits for it, and how it is asked for."""
 
 from __future__ import annotations
 

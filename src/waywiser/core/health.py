@@ -71,9 +71,8 @@ class Health:
     `opened_s` is when its latest outage began, `healed_s` when that ended, `failing_s` when its first failure in a row
     was noted, `noted_s` when its last call ended (0: not known).
 
-    `latency_s` and `first_token_s` are weighted means of whole
-    answers and of the first pieces of streams, `slow_s` and `slow_first_s` their 0.95 quantiles; `timed` and
-    `timed_first` say how many calls taught them.
+    `latency_s` and `first_token_s` are weighted means of whole answers and of the first pieces of streams, `slow_s` and
+    `slow_first_s` their 0.95 quantiles; `timed` and `timed_first` say how many calls taught them.
     """
 
     calls: int = 0

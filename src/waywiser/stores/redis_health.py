@@ -39,7 +39,6 @@ LESSONS_KEPT = 256
 TRIES = 3
 TTL_S = 3600
 
-
 Performs: TypeAlias = Callable[[Turns[bool], Callable[[], bool]], bool]
 """How the store talks to its server, and what is done instead while that is away."""
 APerforms: TypeAlias = Callable[[Turns[bool], Callable[[], bool]], Coroutine[Any, Any, bool]]
@@ -156,9 +155,8 @@ class FleetBoard(HealthBoard):
         row.lessons.append(lesson)
         row.urgent = row.urgent or _state(after) != _state(known)
         if len(row.lessons) > LESSONS_KEPT and not row.busy:
-            del row.lessons[
-                : LESSONS_KEPT // 2
-            ]  # the server is away; of weighted means the newest lessons are the most
+            # The server is away. Figures that forget are hardly poorer for the oldest lessons.
+            del row.lessons[: LESSONS_KEPT // 2]
 
     def _probes(self, model: str, now_s: float) -> bool:
         """Whether a call to `model` would be a probe."""
