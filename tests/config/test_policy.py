@@ -267,6 +267,14 @@ def test_models_whose_confidence_nobody_could_judge_are_named() -> None:
     assert warned(MIXED + own) == []
 
 
+def test_a_watch_with_nothing_above_is_unwise() -> None:
+    watched = MIXED.replace("tier: low", "tier: high") + "fallback: {cut_unsure: {below: -1.5}}"
+    said = "`cut_unsure` can only end a step of tool_call with an error"
+    assert not any(said in warning.message for warning in loaded(watched).warnings), "its model tells nothing"
+    telling = watched.replace("anthropic/claude-opus-4-7", "openai/gpt-4.1")
+    assert any(said in warning.message for warning in loaded(telling).warnings)
+
+
 def test_a_bound_on_what_is_shown_as_it_comes_is_unwise() -> None:
     text = MIXED.replace("steps:\n", "steps:\n  synthesis: {tier: low, accept: [{min_logprob: -0.8}]}\n")
     said = "`min_logprob` does not judge a streamed synthesis"

@@ -68,6 +68,14 @@ def _unjudged(source: Source, spec: PolicySpec, policy: Policy) -> Iterator[Prob
                     f"`{MIN_LOGPROB}` does not judge a streamed {kind}, which is shown as it comes",
                     "`fallback: {cut_unsure: {below: …}}` watches those",
                 )
-    if mute and spec.fallback.cut_unsure is not None:
+    if spec.fallback.cut_unsure is None:
+        return
+    top = policy.tiers[-1]
+    ends = [kind for kind, step in spec.steps.items() if step.tier == top.name]
+    if ends and any(model.name not in mute for model in top.models):
+        message = f"`cut_unsure` can only end a step of {', '.join(ends)} with an error: nothing is above its tier"
+        hint_up = "set `below` so low that the top tier stays above it, or let the step begin lower"
+        yield source.problem(("fallback", "cut_unsure"), message, hint_up, key=True)
+    if mute:
         problem = f"`cut_unsure` stops nothing {where} log-probabilities"
         yield source.problem(("fallback", "cut_unsure"), problem, hint, key=True)

@@ -51,7 +51,7 @@ def needed(policy: Policy, kind: StepKind, *, streamed: bool) -> bool:
 
 def mean(logprobs: Sequence[float]) -> float:
     """The mean of what the tokens count for. Raises `ZeroDivisionError` where there is none."""
-    return sum(map(_counted, logprobs)) / len(logprobs)
+    return sum([LEAST if one < LEAST else one if one < 0 else 0.0 for one in logprobs]) / len(logprobs)
 
 
 def unsure(reply: Reply, bound: float) -> str:
@@ -91,12 +91,8 @@ class Doubt:
         for logprob in logprobs:
             if len(window) == window.maxlen:
                 self._sum -= window[0]
-            window.append(_counted(logprob))
+            window.append(min(max(logprob, LEAST), 0.0))
             self._sum += window[-1]
             if len(window) == window.maxlen and self._sum < self._below * len(window):
                 return f"the mean log-probability fell to {self._sum / len(window):.2f} over {len(window)} tokens"
         return ""
-
-
-def _counted(logprob: float) -> float:
-    return min(max(logprob, LEAST), 0.0)
