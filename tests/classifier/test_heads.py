@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +33,19 @@ def _pickled(path: Path) -> None:
     np.savez(path, format=np.array(1), bad=np.array([{"a": 1}], dtype=object))
 
 
+def _told(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+def _packed(path: Path, array: bytes) -> None:
+    """Write a file of the right format, with one array in it as it is given."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("format.npy", _told(np.array(1)))
+        archive.writestr("a.npy", array)
+
+
 BROKEN: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("not weights at all"),
@@ -43,6 +58,16 @@ BROKEN: dict[str, Callable[[Path], object]] = {
         bytes(byte ^ (at % 997 == 500) for at, byte in enumerate((WEIGHTS / "prompts.npz").read_bytes()))
     ),
     "a folder": lambda path: path.mkdir(),
+    "a format that is no number": lambda path: np.savez(path, format=np.array("one")),
+    "a format that is not finite": lambda path: np.savez(path, format=np.array(np.nan)),
+    "a format of two parts": lambda path: np.savez(path, format=np.zeros((), dtype=[("a", "i4"), ("b", "i4")])),
+    "a format that is a date": lambda path: np.savez(path, format=np.array("2020-01-01", dtype="M8[D]")),
+    "an array that is none": lambda path: _packed(path, b"no magic here"),
+    "a header that does not end": lambda path: _packed(path, _told(np.zeros(9)).replace(b"}", b"(")),
+    "a header of another language": lambda path: _packed(path, _told(np.zeros(9)).replace(b"'shape'", b"-- 42 \xff")),
+    "an array larger than memory": lambda path: _packed(
+        path, _told(np.zeros(9)).replace(b"(9,), }" + b" " * 14, b"(9" + b"0" * 14 + b",), }")
+    ),
 }
 
 
@@ -82,6 +107,13 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
             LinearHeads.load({**arrays, name: arrays[name][:-1]}, "prompt_")
     with pytest.raises(ConfigError):
         LinearHeads.load({**arrays, "prompt_bias": np.full_like(arrays["prompt_bias"], np.nan)}, "prompt_")
+    for name in ("prompt_columns", "prompt_concept_names"):
+        for strange in (np.array("one"), np.array([1, 2]), np.array([["a"]])):
+            with pytest.raises(ConfigError, match="row of names"):
+                LinearHeads.load({**arrays, name: strange}, "prompt_")
+    renamed = np.array([f"x{number}" for number in range(arrays["prompt_concept_names"].size)])
+    with pytest.raises(ConfigError, match="no words for changing, confidential"):
+        PromptHeads.load({**arrays, "prompt_concept_names": renamed})
     with pytest.raises(ConfigError, match="other labels"):
         PromptHeads.load({**arrays, "prompt_columns": np.array([f"x{n}" for n in range(arrays["prompt_bias"].size)])})
 

@@ -10,6 +10,7 @@ import pytest
 
 from waywiser.classifier.classifier import REMEMBERED, WEIGHTS, LocalClassifier
 from waywiser.classifier.prompts import asked
+from waywiser.core.calls import Tool
 from waywiser.core.classification import HEADS, UNASKED, Classification, Head
 from waywiser.core.messages import Message, Role, ToolCall, assistant, system, tool_result, user
 from waywiser.errors import ConfigError
@@ -169,15 +170,65 @@ def test_a_head_asked_alone_says_what_it_says_in_company(classifier: LocalClassi
         assert getattr(alone, other) in (UNASKED, (), 0.0)
 
 
-@pytest.mark.parametrize(
-    "text", ["", " ", "x" * 5_000_000, "\ud800\udfff" * 50, "שלום мир 你好 " * 500, "QUJD" * 50_000, "\x00" * 100]
+ODD = (
+    "",
+    " ",
+    "x" * 5_000_000,
+    " " * 5_000_000,
+    "漢" * 1_000_000,
+    "\ud800\udfff" * 50,
+    "שלום мир 你好 " * 500,
+    "QUJD" * 50_000,
+    "\x00" * 100,
+    "a@1." * 100_000,
+    "[" * 500_000,
+    "\n- 1) " * 100_000,
+    "e" + "\u0301" * 100_000,
+    "\u202e\u200f" * 1000 + "abc",
 )
+
+
+@pytest.mark.parametrize("text", ODD)
 def test_odd_input_gets_an_answer_in_bounded_time(classifier: LocalClassifier, text: str) -> None:
     judged(classifier, "warm")
     begin = time.perf_counter()
     found = judged(classifier, text)
     assert time.perf_counter() - begin < 2
     assert found.task.confidence > 0
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_odd_steps_of_an_agent_get_an_answer_in_bounded_time(classifier: LocalClassifier, text: str) -> None:
+    judged(classifier, "warm")
+    tools = tuple(Tool(name, text[:5000], text[:5000]) for name in ("get_order", "", text[:60]))
+    call = ToolCall("c1", text[:60] or "t", text[:1_000_000])
+    histories = (
+        (user("Fix it"), assistant("", [call]), tool_result("c1", text)),
+        (user("Fix it"), assistant("", [call]), tool_result("c1", text, is_error=True), assistant(text), user("yes")),
+        (system(text), user(text)),
+    )
+    for history in histories:
+        begin = time.perf_counter()
+        found = classifier.classify(history, tools, 4)
+        assert time.perf_counter() - begin < 2
+        assert found.kind.label in {"tool_call", "synthesis"}
+        assert len(found.sufficiency) == 4
+        assert list(found.sufficiency) == sorted(found.sufficiency)
+        assert all(0 <= chance <= 1 for chance in found.sufficiency)
+
+
+def test_a_history_of_ten_thousand_turns_is_answered_and_its_next_step_costs_a_step(
+    classifier: LocalClassifier,
+) -> None:
+    turns = [user("Look at every file")]
+    for number in range(5000):
+        turns += [assistant("", [ToolCall(f"c{number}", "read", "{}")]), tool_result(f"c{number}", f"file {number}")]
+    begin = time.perf_counter()
+    classifier.classify(tuple(turns), (), 3)
+    assert time.perf_counter() - begin < 3
+    begin = time.perf_counter()
+    classifier.classify((*turns, user("Go on")), (), 3)
+    assert time.perf_counter() - begin < 0.5
 
 
 def test_odd_histories_get_an_answer(classifier: LocalClassifier) -> None:

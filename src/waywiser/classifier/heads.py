@@ -8,6 +8,7 @@ arrays of known names is a `ConfigError`.
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -70,8 +71,7 @@ class LinearHeads:
     def load(cls, arrays: Arrays, prefix: str) -> LinearHeads:
         """Rebuild heads from stored arrays; `ConfigError` when one is missing, misshapen or of another type."""
         try:
-            columns = tuple(str(name) for name in arrays[f"{prefix}columns"])
-            names = tuple(str(name) for name in arrays[f"{prefix}concept_names"])
+            columns, names = _names(arrays, f"{prefix}columns"), _names(arrays, f"{prefix}concept_names")
             keys, masks = (arrays[f"{prefix}concept_{what}"] for what in ("keys", "masks"))
             weights = arrays[f"{prefix}weights"]
             floats = {name: arrays[f"{prefix}{name}"] for name in _FLOAT_FIELDS}
@@ -139,11 +139,36 @@ def load(path: Path) -> dict[str, npt.NDArray[np.generic]]:
             arrays = {name: stored[name] for name in stored.files}
     except FileNotFoundError:
         raise _broken("there is no such file", path) from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except _UNREADABLE as error:
         raise _broken(f"it cannot be read ({type(error).__name__}: {error})", path) from None
-    if "format" not in arrays or arrays["format"].shape != () or int(arrays["format"]) != FORMAT:
+    told = arrays.get("format")
+    if not isinstance(told, np.ndarray) or told.shape != () or told.dtype.kind not in "iu" or int(told) != FORMAT:
         raise _broken(f"it is not a weights file of format {FORMAT}", path)
+    if strange := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise _broken(f"`{strange[0]}` is not an array", path)
     return arrays
+
+
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    MemoryError,  # an array that is said to be larger than any memory
+    RuntimeError,  # encrypted, or packed in a way of its own
+    SyntaxError,
+    tokenize.TokenError,  # what NumPy meets in the header of an array
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def _names(arrays: Arrays, name: str) -> tuple[str, ...]:
+    """Read a row of names."""
+    array = arrays[name]
+    if array.ndim != 1 or array.dtype.kind != "U":
+        raise _broken(f"`{name}` is not a row of names")
+    return tuple(array.tolist())
 
 
 def _broken(what: str, path: Path | None = None) -> ConfigError:

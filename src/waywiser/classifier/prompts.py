@@ -24,6 +24,7 @@ COLUMNS = (
 _TASK = slice(0, len(TASKS))
 _DIFFICULTY = slice(_TASK.stop, _TASK.stop + len(DIFFICULTIES))
 _RISK = slice(_DIFFICULTY.stop, _DIFFICULTY.stop + len(RISKS))
+_TIMES = ("now", "changing")
 _CONFIDENTIAL = RISKS.index("confidential")
 _SECRET = SHAPE.index("a secret")
 _IDENTITY = SHAPE.index("an identity number")
@@ -55,6 +56,8 @@ class PromptHeads:
         if heads.columns != COLUMNS:
             place = Place("classifier weights")
             raise ConfigError(Problem(place, "the prompt heads are for other labels", "train the weights again"))
+        if missing := sorted({*RISKS, *_TIMES} - {*heads.concepts.names}):
+            raise ConfigError(Problem(Place("classifier weights"), f"no words for {', '.join(missing)}"))
         self._heads = heads
 
     @classmethod
@@ -86,11 +89,11 @@ class PromptHeads:
     def _why(self, view: PromptView, risks: Sequence[Judged], timely: float) -> tuple[str, ...]:
         """Name what mattered: the word that speaks of a risk or of time, and the marks of code or of a secret."""
         said = []
-        subjects = [risk.label for risk in risks] + (["now", "changing"] if timely > 0.5 else [])
+        subjects = [risk.label for risk in risks] + (list(_TIMES) if timely > 0.5 else [])
         for subject in subjects:
             index = self._heads.concepts.word_of(view, subject)
             word = f" “{word_at(view, index)}”" if index >= 0 else ""
-            said.append(f"time{word}" if subject in ("now", "changing") else f"{subject}{word}")
+            said.append(f"time{word}" if subject in _TIMES else f"{subject}{word}")
         if view.shape[_SECRET]:
             said.append("looks like a secret key")
         elif view.shape[_IDENTITY]:

@@ -156,9 +156,10 @@ def _without_volatile(text: str) -> str:
 
 def reads_as_error(text: str) -> bool:
     """Tell whether a tool's answer reports a failure; for surfaces that do not mark it."""
-    if _ERROR_START.match(text) is not None:
+    head = text[:_ERROR_CHARS]
+    if _ERROR_START.match(head) is not None:
         return True
-    head = text[:_ERROR_CHARS].lower()
+    head = head.lower()
     return any(word in head for word in _ERROR_WORDS) and _ERROR_FIELD.search(head) is not None
 
 
