@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from hashlib import blake2b
 
 import numpy as np
 import pytest
 
+from waywiser.classifier.characters import capitals, characters, marks, written
 from waywiser.classifier.concepts import Concepts
 from waywiser.classifier.text import (
     BUCKETS,
@@ -123,3 +125,39 @@ def test_the_word_that_mattered_can_be_named() -> None:
     index = Concepts.of({"legal": ["contra*"]}).word_of(view, "legal")
     assert word_at(view, index) == "contract"
     assert Concepts.of({"legal": ["lawsuit"]}).word_of(view, "legal") == -1
+
+
+PINNED = (
+    "",
+    "hi",
+    "What is the capital of France?",
+    "Straße, İstanbul, ﬁne, ½ and ﷺ: 2024-11-05 at 12:30",
+    "写一个 Python 脚本，监控 directory 中的文件变化",
+    "ما هو هذا what 这是 что это קוד ٣٤٥",
+    "ไฟล์นี้อยู่ที่ไหน 파일은 어디에 있습니까",
+    "\ud800 half a pair \udfff 👨‍👩‍👧",
+    "def f(x):\n    return x ** 2\n" * 40,
+    "a long text about many things, told at length. " * 200,
+)
+
+
+def test_features_are_those_that_weights_were_trained_on() -> None:
+    """Another digest here means that every weights file there is has become worthless."""
+    state = blake2b(digest_size=8)
+    for text in PINNED:
+        buckets, values = PromptView(text).features
+        state.update(buckets.astype("<i8").tobytes())
+        state.update(values.astype("<f4").tobytes())
+    assert state.hexdigest() == "f158cf4b4dae4f9e"
+
+
+@pytest.mark.parametrize("text", PINNED[1:8], ids=range(7))
+def test_ascii_is_read_as_any_other_text_is(text: str) -> None:
+    plain = "".join(letter for letter in text if letter.isascii())
+    codes, classes = characters(plain)
+    with_more, classes_with_more = characters(f"{plain}é")
+    assert codes.tolist() == with_more[:-1].tolist()
+    assert classes.tolist() == classes_with_more[:-1].tolist()
+    assert written(codes) == written(with_more[:-1])
+    assert capitals(plain) == sum(map(str.isupper, plain))
+    assert marks(text, b"(){}") == sum(map(text.count, "(){}"))
