@@ -98,7 +98,7 @@ class InFlight:
 def _said_tokens(reply: Reply) -> int:
     characters = sum(len(getattr(part, "text", "")) for part in reply.parts)
     characters += sum(len(call.name) + len(call.arguments) for call in reply.tool_calls)
-    return -(-characters // CHARACTERS_PER_TOKEN)
+    return max(-(-characters // CHARACTERS_PER_TOKEN), len(reply.logprobs))
 
 
 def _with_said(usage: Usage, reply: Reply) -> Usage:
