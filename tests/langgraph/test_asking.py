@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command
 
 from waywiser import BudgetExceeded, Router
-from waywiser.core.budget import Amounts
+from waywiser.core.budget import Amounts, Limits, Scope
 from waywiser.langgraph.asking import read_answer
 
 POLICY = """
@@ -142,10 +143,22 @@ def test_where_nobody_can_be_asked_it_stops(routed: Callable[[str], Router]) -> 
         graph.invoke(ASK, AT)
 
 
-def test_time_cannot_be_added(routed: Callable[[str], Router]) -> None:
-    router = routed("{seconds: 0.000001}")
-    with pytest.raises(BudgetExceeded, match="seconds"):
-        go(calling(router, 2, "invoke"), ASK, "invoke")
+@pytest.mark.parametrize("way", WAYS)
+def test_time_is_added_from_the_answer_on(routed: Callable[[str], Router], way: str) -> None:
+    router = routed("{seconds: 0.01, usd: 1}")
+    graph = calling(router, 2, way)
+    began_s = time.time()
+    (asked,) = go(graph, ASK, way)["__interrupt__"]
+    assert (asked.value["lacks"], asked.value["limit"], asked.value["left"]) == ("seconds", 0.01, 0)
+    time.sleep(1.1)  # a person takes longer than the whole session was allowed to
+    (again,) = go(graph, Command(resume=60), way)["__interrupt__"]
+    assert again.value["problem"] == "60 is no amount: answer with {'seconds': 60} or the like, or with False"
+    end = go(graph, Command(resume={"seconds": 30}), way)
+    assert end["messages"][-1].text.startswith("[simulated]")
+    scope = Scope("session//t", "session", Limits())
+    (standing,) = router.runtime.engine.store.open("t", (scope,), time.time()).standings
+    passed_s = time.time() - began_s
+    assert 30 < standing.granted.seconds <= 31 + passed_s, "the time until the answer, and thirty seconds"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """`on_exhausted: ask`: a call that finds the budget empty waits, in a LangGraph interrupt, for a person to add to it.
 
 What the person is shown is a mapping: `why` in words, the `scope` (tenant, session or agent) and what it `lacks`
-(`usd`, `tokens`, `llm_calls`, `tool_calls`), its `limit` and how much is `left`, the same in dollars where it is money
-(`limit_usd`, `spent_usd`), the session, node and receipt. What they may answer, with `Command(resume=…)`: a number of
-dollars; a mapping of amounts, such as `{"usd": 0.5, "llm_calls": 10}`; or `False` for no: then `BudgetExceeded`.
+(`usd`, `tokens`, `llm_calls`, `tool_calls`, `seconds`), its `limit` and how much is `left`, the same in dollars where
+it is money (`limit_usd`, `spent_usd`), the session, node and receipt. What they may answer, with `Command(resume=…)`:
+a mapping of amounts, such as `{"usd": 0.5, "llm_calls": 10}`; a number alone where dollars are lacking; or `False` for
+no: then `BudgetExceeded`. Seconds count from the answer on: the time it took to answer is nobody's fault.
 
 LangGraph runs an interrupted node again from its start and hands it its earlier answers in the order they were asked
 for. So an answer is named by its task and its place in that order, and the store counts what has one name once. A node
@@ -30,7 +31,13 @@ from waywiser.errors import BudgetExceeded
 SCRATCHPAD, CHECKPOINTER = "__pregel_scratchpad", "__pregel_checkpointer"
 """Where LangGraph 1.x keeps, in a task's config, its interrupts and the checkpointer that can bring it back."""
 
-_NAMES = {"nanos": "usd", "tokens": "tokens", "llm_calls": "llm_calls", "tool_calls": "tool_calls"}
+_NAMES = {
+    "nanos": "usd",
+    "tokens": "tokens",
+    "llm_calls": "llm_calls",
+    "tool_calls": "tool_calls",
+    "seconds": "seconds",
+}
 _REMEMBERED = 512
 _places: OrderedDict[int, tuple[object, int]] = OrderedDict()
 _lock = threading.Lock()
@@ -77,15 +84,17 @@ def _asked(engine: Engine, call: Call, error: BudgetExceeded) -> Grant:
         answer = interrupt(_question(call, short, error, problem))
         if not answer:
             raise error
-        more = read_answer(answer)
+        more = read_answer(answer, lacks=_NAMES[short.what])
         if more is not None:
+            if short.what == "seconds" and more.seconds:
+                more = replace(more, seconds=more.seconds + math.ceil(short.wanted))  # what has passed since, too
             return Grant(scope, more, f"grant/{call.origin.session}/{call.origin.task_id}/{place}")
-        problem = f"{answer!r} is no amount: answer with USD, with {{'llm_calls': 10}} or the like, or with False"
+        problem = f"{answer!r} is no amount: answer with {_example(short)} or the like, or with False"
 
 
-def read_answer(answer: object) -> Amounts | None:
-    """Read what a person answered: a number of USD or a mapping of amounts; None where it is neither."""
-    told = answer if isinstance(answer, Mapping) else {"usd": answer}
+def read_answer(answer: object, *, lacks: str = "usd") -> Amounts | None:
+    """Read what a person answered: a mapping of amounts, or a number of USD where it `lacks` those; else None."""
+    told = answer if isinstance(answer, Mapping) else {"usd": answer} if lacks == "usd" else {}
     if not told or set(told) - set(_NAMES.values()):
         return None
     found: dict[str, int] = {}
@@ -95,6 +104,10 @@ def read_answer(answer: object) -> Amounts | None:
             return None
         found[field] = round(value * NANOS_PER_USD) if name == "usd" else int(value)
     return Amounts(**found) if any(found.values()) else None
+
+
+def _example(short: Shortfall) -> str:
+    return "0.5 (USD)" if short.what == "nanos" else f"{{'{_NAMES[short.what]}': 60}}"
 
 
 def _number(value: object) -> float | None:
