@@ -10,13 +10,18 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Literal
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForLLMRun,
+    CallbackManager,
+    CallbackManagerForLLMRun,
+)
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough, ensure_config
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough, ensure_config
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
@@ -30,6 +35,7 @@ from waywiser.langgraph.asking import agranted, granted
 from waywiser.langgraph.context import origin_of
 from waywiser.langgraph.settings import read_settings
 from waywiser.langgraph.tools import bound, core_tools, response_format
+from waywiser.langgraph.unheard import hearing, named, unheard
 from waywiser.upstream.langchain_messages import MODEL_KEY, chunk_message, reply_message, to_core
 
 RunManager = CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun
@@ -119,6 +125,40 @@ class RoutedChatModel(BaseChatModel):
         unparsed = RunnablePassthrough.assign(parsed=lambda _: None)
         return RunnableMap(raw=model) | parsed.with_fallbacks([unparsed], exception_key="parsing_error")
 
+    def invoke(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Answer one history. Where nobody listens in, LangChain's part of a call is left out: see `unheard.py`."""
+        config = ensure_config(config)
+        heard = CallbackManager.configure(**hearing(self, config))
+        messages = unheard(self, input, heard, kwargs)
+        if messages is None:
+            return super().invoke(input, config, stop=stop, **kwargs)
+        call = self._call(messages, stop, kwargs, heard.metadata, heard.tags)
+        return named(_message(self._answer(call)), config)
+
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Like `invoke`, for an event loop."""
+        config = ensure_config(config)
+        heard = AsyncCallbackManager.configure(**hearing(self, config))
+        messages = unheard(self, input, heard, kwargs)
+        if messages is None:
+            return await super().ainvoke(input, config, stop=stop, **kwargs)
+        call = self._call(messages, stop, kwargs, heard.metadata, heard.tags)
+        return named(_message(await self._aanswer(call)), config)
+
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -126,12 +166,8 @@ class RoutedChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._call(messages, stop, run_manager, kwargs)
-        while True:
-            try:
-                return _result(self.engine.complete(call))
-            except BudgetExceeded as error:
-                call = granted(self.engine, call, error)
+        call = self._call(messages, stop, kwargs, *_whence(run_manager))
+        return ChatResult(generations=[ChatGeneration(message=_message(self._answer(call)))])
 
     async def _agenerate(
         self,
@@ -140,10 +176,20 @@ class RoutedChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._call(messages, stop, run_manager, kwargs)
+        call = self._call(messages, stop, kwargs, *_whence(run_manager))
+        return ChatResult(generations=[ChatGeneration(message=_message(await self._aanswer(call)))])
+
+    def _answer(self, call: Call) -> Answer:
         while True:
             try:
-                return _result(await self.engine.acomplete(call))
+                return self.engine.complete(call)
+            except BudgetExceeded as error:
+                call = granted(self.engine, call, error)
+
+    async def _aanswer(self, call: Call) -> Answer:
+        while True:
+            try:
+                return await self.engine.acomplete(call)
             except BudgetExceeded as error:
                 call = await agranted(self.engine, call, error)
 
@@ -154,7 +200,7 @@ class RoutedChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        call, begun = self._call(messages, stop, run_manager, kwargs, stream=True), False
+        call, begun = self._call(messages, stop, kwargs, *_whence(run_manager), stream=True), False
         stream = self.engine.stream(call)
         try:
             while True:
@@ -191,7 +237,7 @@ class RoutedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         answers: list[Answer] = []
-        call, begun = self._call(messages, stop, run_manager, kwargs, stream=True), False
+        call, begun = self._call(messages, stop, kwargs, *_whence(run_manager), stream=True), False
         stream = self.engine.astream(call, answers)
         try:
             while True:
@@ -226,17 +272,12 @@ class RoutedChatModel(BaseChatModel):
         self,
         messages: list[BaseMessage],
         stop: list[str] | None,
-        run_manager: RunManager | None,
         kwargs: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        tags: Sequence[str],
         *,
         stream: bool = False,
     ) -> Call:
-        config = ensure_config()
-        metadata = config.get("metadata") or {}
-        tags = config.get("tags") or []
-        if run_manager is not None:
-            metadata = {**metadata, **run_manager.metadata}
-            tags = [*tags, *run_manager.tags]
         call_id = self.engine.clock.new_id()
         tools = core_tools(kwargs.get("tools"))
         return Call(
@@ -250,6 +291,15 @@ class RoutedChatModel(BaseChatModel):
             model=kwargs.get("model", self.model),
             tier=kwargs.get("tier", self.tier),
         )
+
+
+def _whence(run_manager: RunManager | None) -> tuple[Mapping[str, Any], Sequence[str]]:
+    """Return what LangChain knows about where a call comes from: metadata and tags."""
+    config = ensure_config()
+    metadata, tags = config.get("metadata") or {}, config.get("tags") or []
+    if run_manager is None:
+        return metadata, tags
+    return {**metadata, **run_manager.metadata}, [*tags, *run_manager.tags]
 
 
 def _metadata(receipt: Receipt, remote: str) -> dict[str, Any]:
@@ -269,9 +319,8 @@ def _metadata(receipt: Receipt, remote: str) -> dict[str, Any]:
     }
 
 
-def _result(answer: Answer) -> ChatResult:
-    message = reply_message(answer.reply, _metadata(answer.receipt, answer.reply.model))
-    return ChatResult(generations=[ChatGeneration(message=message)])
+def _message(answer: Answer) -> AIMessage:
+    return reply_message(answer.reply, _metadata(answer.receipt, answer.reply.model))
 
 
 def _tells(chunk: Chunk) -> bool:
