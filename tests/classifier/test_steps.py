@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from waywiser.classifier.glimpses import glimpse, identifiers, shape_of, tool_kind
-from waywiser.classifier.habits import Agents, Habits, squash
+from waywiser.classifier.habits import Agents, Habits, Moment, squash, unusual, usual
 from waywiser.classifier.recordings import Recording, read_messages, read_session_file, read_steps
 from waywiser.classifier.step_features import FEATURES, Progress
 from waywiser.classifier.steps import COLD, LOOK_BACK, StepHeads, agent_of, on_ladder
@@ -134,20 +134,38 @@ def test_agreement_to_a_proposal_is_seen() -> None:
     assert seen["agreed_open_ids"] == 1
 
 
+def moment(*where: str, unusual: float = 0.0) -> Moment:
+    turn, tool = where
+    return Moment(0.0, ("", turn, tool), np.array([unusual]))
+
+
 def test_habits_move_towards_what_was_done_and_stay_in_their_situation() -> None:
     habits = Habits()
-    before = habits.chance(0.0, ("", "turn", "tool a"))
+    before = habits.chance(moment("turn", "tool a"))
     for _ in range(6):
-        habits.learn(0.0, ("", "turn", "tool a"), called=True)
-    here, elsewhere = (habits.chance(0.0, ("", *where)) for where in (("turn", "tool a"), ("result", "tool b")))
+        habits.learn(moment("turn", "tool a"), called=True)
+    here, elsewhere = habits.chance(moment("turn", "tool a")), habits.chance(moment("result", "tool b"))
     assert here > 0.8 > 0.7 > elsewhere > before
 
 
 def test_habits_are_bounded() -> None:
     habits = Habits()
     for number in range(10_000):
-        habits.learn(0.0, ("", "turn", f"tool {number}"), called=True)
+        habits.learn(moment("turn", f"tool {number}"), called=True)
     assert len(habits._shifts) <= 70
+
+
+def test_over_many_sessions_an_agent_is_told_by_what_is_unusual_about_a_step() -> None:
+    """The same situation, calls where a feature is high and answers where it is low: no habit could tell."""
+    agents = Agents()
+    for session in range(600):
+        habits = agents.habits(b"a")
+        high = bool(session % 2)
+        step = moment("turn", "tool a", unusual=2.0 if high else -2.0)
+        agents.learn(b"a", session, step, habits.learn(step, called=high))
+    known = agents.habits(b"a")
+    assert known.chance(moment("turn", "tool a", unusual=2.0)) > 0.8
+    assert known.chance(moment("turn", "tool a", unusual=-2.0)) < 0.2
 
 
 def test_the_agent_at_hand_is_learned_while_its_session_runs(heads: StepHeads) -> None:
@@ -239,10 +257,12 @@ def test_what_is_known_of_agents_is_bounded() -> None:
     agents = Agents(limit=8)
     for number in range(50):
         for session in range(200):
-            agents.expect(bytes([number]), session, ("", "turn", f"tool {session}"), 0.5)
+            agents.expect(bytes([number]), session, moment("turn", f"tool {session}"), 0.5)
     assert len(agents._agents) == 8
-    assert len(agents.habits(bytes([49]))._known) <= 70
-    assert not agents.habits(bytes([0]))._known
+    known, forgotten = agents.habits(bytes([49]))._known, agents.habits(bytes([0]))._known
+    assert known is not None
+    assert len(known.shifts) <= 70
+    assert forgotten is None
 
 
 def test_an_agent_is_known_by_its_tools_else_by_its_system_prompt() -> None:
@@ -258,7 +278,9 @@ def test_what_the_card_says_of_known_agents_is_what_a_live_call_gets(
     table = decisions(recordings)
     everything = np.ones(len(table.called), dtype=bool)
     heads = remembering(arrays)
-    told = adapted(table, everything, heads._calls.logits(table.features), seed=3)
+    expected = heads._calls.logits(table.features)
+    unlike = unusual(table.features, usual(table.features), expected)
+    told = adapted(table, everything, expected, unlike, seed=3)
     for place in np.random.default_rng(3).permutation(len(recordings)).tolist():
         assert walk(heads, recordings[place].messages) == pytest.approx(told[table.session == place].tolist())
 
@@ -305,7 +327,7 @@ def test_a_new_step_in_a_long_session_costs_its_new_part(heads: StepHeads) -> No
         heads.sufficiency(messages[: at + 2], (), 3)
         took.append(time.perf_counter() - begin)
     begin = time.perf_counter()
-    StepHeads(heads_trees(heads), prior()).kind(messages, ())
+    StepHeads(heads_trees(heads), heads._usual, prior()).kind(messages, ())
     cold = time.perf_counter() - begin
     assert np.median(took) < cold / 3
     assert np.median(took) < 0.006  # 1.5 ms on an idle machine; the bound leaves room for a busy one
@@ -439,6 +461,8 @@ def test_the_cheapest_that_reaches_what_is_asked() -> None:
 @pytest.mark.parametrize(
     ("name", "bad"),
     [
+        ("usual", np.zeros((2, len(FEATURES)), dtype=np.float32)),
+        ("usual", np.ones((2, 3), dtype=np.float32)),
         ("work", np.zeros((2, 2))),
         ("work", np.full((3, len(WORK_FEATURES) + 1), np.nan)),
         ("calls_left", np.array([10**6], dtype=np.int32)),
@@ -496,7 +520,9 @@ def test_airline_steps_are_foretold_from_retail_sessions() -> None:
     airline = read_session_file(DATA / "trajectories" / "tau_bench_gpt4o_airline.jsonl.gz")
     table = decisions([*retail, *airline])
     inside = table.domain == "retail"
-    figure = measure("", table, ~inside, fit_kinds(table, inside, 0).calls.logits(table.features), 0)
+    kinds = fit_kinds(table, inside, 0)
+    expected = kinds.calls.logits(table.features)
+    figure = measure("", table, ~inside, expected, unusual(table.features, kinds.usual, expected), 0)
     assert figure.accuracy > 0.66
     assert figure.calibration_error < 0.08
     assert figure.calibration_error_known < 0.05

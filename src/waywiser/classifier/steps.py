@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waywiser.classifier.glimpses import Glimpses
-from waywiser.classifier.habits import Agents, Habits, logit, situations, squash
+from waywiser.classifier.habits import Agents, Habits, Moment, logit, situations, squash, unusual
 from waywiser.classifier.heads import Arrays
 from waywiser.classifier.step_features import FEATURES, Progress
 from waywiser.classifier.trees import Forest, broken
@@ -52,7 +52,7 @@ _SESSIONS: Final = 1024
 class _Track:
     """One session: its progress, the agent and its habits, and what is expected of the coming step."""
 
-    __slots__ = ("agent", "expected", "habits", "number", "progress", "row")
+    __slots__ = ("agent", "habits", "moment", "number", "progress", "row")
 
     def __init__(self, number: int, agent: bytes, habits: Habits) -> None:
         self.progress = Progress()
@@ -60,16 +60,21 @@ class _Track:
         self.agent = agent
         self.habits = habits
         self.row: list[float] = self.progress.features()
-        self.expected: float | None = None  # the logit of a tool call before habits; None: not yet asked
+        self.moment: Moment | None = None  # the coming step; None: not yet asked about
 
 
 class StepHeads:
     """Foretells the coming step of an agent. Build it with `load`. Sessions stand alone till agents are remembered."""
 
     def __init__(
-        self, trees: tuple[Forest, Forest, Forest], work: npt.NDArray[np.float64], belief: tuple[float, float] = PLAIN
+        self,
+        trees: tuple[Forest, Forest, Forest],
+        usual: npt.NDArray[np.float32],
+        work: npt.NDArray[np.float64],
+        belief: tuple[float, float] = PLAIN,
     ) -> None:
         self._calls, self._writes, self._asks = trees
+        self._usual = usual
         self._work = work
         self._belief = belief
         self._agents: Agents | None = None
@@ -83,6 +88,11 @@ class StepHeads:
     def load(cls, arrays: Arrays) -> StepHeads:
         """Rebuild the heads from stored arrays; `ConfigError` when one is missing, misshapen or foreign."""
         trees = tuple(Forest.load(arrays, prefix, len(FEATURES)) for prefix in ("calls_", "writes_", "asks_"))
+        usual = arrays.get("usual")
+        if usual is None or usual.shape != (2, len(FEATURES)) or usual.dtype != np.float32:
+            raise broken(f"`usual` is missing or not of shape {(2, len(FEATURES))}")
+        if not np.isfinite(usual.astype(np.float64)).all() or not (usual.astype(np.float64)[1] > 0).all():
+            raise broken("`usual` is not finite, or something does not spread")
         work = arrays.get("work")
         shape = (3, len(WORK_FEATURES) + 1)
         if work is None or work.shape != shape or work.dtype != np.float64:
@@ -96,7 +106,7 @@ class StepHeads:
         if slope <= 0:
             raise broken("`belief` would turn the ladder over")
         first, second, third = trees
-        return cls((first, second, third), work.astype(np.float64), (slope, offset))
+        return cls((first, second, third), usual.astype(np.float32), work.astype(np.float64), (slope, offset))
 
     def remember_agents(self) -> None:
         """From now on let what an agent does in one session count in the next: for live calls, not for a backtest."""
@@ -120,14 +130,19 @@ class StepHeads:
         with self._lock:
             track = self._track(messages, tools)
             row = np.array([track.row], dtype=np.float32)
-            where = situations(track.progress)
-            if track.expected is not None:
-                return track.habits.chance(track.expected, where), row
-            track.expected = float(self._calls.logits(row)[0])
-            chance = track.habits.chance(track.expected, where)
+            if track.moment is not None:
+                return track.habits.chance(track.moment), row
+            (track.moment,) = self._moments(row, [situations(track.progress)])
+            chance = track.habits.chance(track.moment)
             if self._agents is not None:
-                self._agents.expect(track.agent, track.number, where, chance)
+                self._agents.expect(track.agent, track.number, track.moment, chance)
             return chance, row
+
+    def _moments(self, rows: npt.NDArray[np.float32], where: Sequence[tuple[str, str, str]]) -> list[Moment]:
+        """Say what is expected of steps with these features, in these situations."""
+        expected = self._calls.logits(rows)
+        far = unusual(rows, self._usual, expected)
+        return [Moment(*step) for step in zip(expected.tolist(), where, far, strict=True)]
 
     def fine(self, messages: Sequence[Message]) -> dict[str, float]:
         """Return the probabilities of the four finer kinds: `read` and `write` calls, an `answer`, a `question`."""
@@ -217,25 +232,26 @@ class StepHeads:
         `agents` learn from what was seen to happen, not from a history that is read at once: it may be known already.
         """
         rows: list[list[float]] = []
-        taken: list[tuple[tuple[str, str, str], bool]] = []
-        # When the first new message is the step that was asked about, its logit is at hand.
+        where: list[tuple[str, str, str]] = []
+        called: list[bool] = []
+        # When the first new message is the step that was asked about, its moment is at hand.
         asked_about = bool(messages) and messages[0].role is Role.ASSISTANT and track.progress.turns > 0
-        known = track.expected if asked_about else None
+        moments = [track.moment] if asked_about and track.moment is not None else []
         for message in messages:
             if message.role is Role.ASSISTANT and track.progress.turns:
                 rows.append(track.progress.features())
-                taken.append((situations(track.progress), bool(message.tool_calls)))
+                where.append(situations(track.progress))
+                called.append(bool(message.tool_calls))
             track.progress.add(self._glimpses.of(message))
-        if rows:
-            fresh = rows if known is None else rows[1:]
-            logits = self._calls.logits(np.array(fresh, dtype=np.float32)).tolist() if fresh else []
-            expected = logits if known is None else [known, *logits]
-            for before, (where, called) in zip(expected, taken, strict=True):
-                surprise = track.habits.learn(before, where, called=called)
-                if agents is not None:
-                    agents.learn(track.agent, track.number, where, surprise)
+        fresh = slice(len(moments), None)
+        if rows[fresh]:
+            moments += self._moments(np.array(rows[fresh], dtype=np.float32), where[fresh])
+        for moment, call in zip(moments, called, strict=True):
+            surprise = track.habits.learn(moment, called=call)
+            if agents is not None:
+                agents.learn(track.agent, track.number, moment, surprise)
         track.row = track.progress.features()
-        track.expected = None
+        track.moment = None
 
 
 def agent_of(messages: Sequence[Message], tools: Sequence[Tool]) -> bytes:

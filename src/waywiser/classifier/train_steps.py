@@ -16,7 +16,7 @@ import numpy.typing as npt
 from waywiser.classifier import step_card
 from waywiser.classifier.fit import calibration_error
 from waywiser.classifier.glimpses import Glimpses
-from waywiser.classifier.habits import Agents, Habits, situations
+from waywiser.classifier.habits import Agents, Habits, Moment, situations, unusual, usual
 from waywiser.classifier.recordings import LabelledStep, Recording, read_sessions, read_steps
 from waywiser.classifier.step_features import FEATURES, Progress
 from waywiser.classifier.steps import agent_of
@@ -68,15 +68,20 @@ class Decisions:
 
 @dataclass(frozen=True)
 class Kinds:
-    """The fitted trees: a tool call or not; given a call, a write or not; given a text, a question or not."""
+    """The fitted trees: a tool call or not; given a call, a write or not; given a text, a question or not.
+
+    `usual` says what features are usual among the rows of the fit (`habits.usual`).
+    """
 
     calls: Forest
     writes: Forest
     asks: Forest
+    usual: Rows
 
     def arrays(self) -> Arrays:
         """Return what is stored."""
-        return {**self.calls.arrays("calls_"), **self.writes.arrays("writes_"), **self.asks.arrays("asks_")}
+        trees = {**self.calls.arrays("calls_"), **self.writes.arrays("writes_"), **self.asks.arrays("asks_")}
+        return {**trees, "usual": self.usual}
 
 
 def train_steps(data: Path, seed: int) -> tuple[Arrays, str]:
@@ -144,13 +149,15 @@ def fit_kinds(table: Decisions, rows: Flags, seed: int) -> Kinds:
         _forest(table, rows, table.called, seed, 2),
         _forest(table, rows & table.called, table.wrote, seed, 1),
         _forest(table, rows & ~table.called, table.asked, seed, 1),
+        usual(table.features[rows]),
     )
 
 
-def adapted(table: Decisions, rows: Flags, expected: Doubles, seed: int | None = None) -> Doubles:
+def adapted(table: Decisions, rows: Flags, expected: Doubles, unlike: Doubles, seed: int | None = None) -> Doubles:
     """Return the probability of a tool call for the chosen rows, each session's agent learned as it goes.
 
-    With `seed` the sessions come in an order drawn by it, and what an agent did in those before counts as well.
+    `expected` and `unlike` (see `unusual`) are of every row of the table. With `seed` the sessions come in an order
+    drawn by it, and what an agent did in those before counts as well.
     """
     places = np.flatnonzero(rows)
     sessions = np.unique(table.session[places])
@@ -165,13 +172,13 @@ def adapted(table: Decisions, rows: Flags, expected: Doubles, seed: int | None =
         habits = agents.habits(agent) if agents is not None else Habits()
         for order in range(begin, end):
             at = int(places[order])
-            where = table.situations[at]
-            chances[order] = habits.chance(float(expected[at]), where)
-            surprise = habits.learn(float(expected[at]), where, called=bool(table.called[at]))
+            moment = Moment(float(expected[at]), table.situations[at], unlike[at])
+            chances[order] = habits.chance(moment)
+            surprise = habits.learn(moment, called=bool(table.called[at]))
             if agents is not None:
-                agents.expect(agent, session, where, float(chances[order]))
+                agents.expect(agent, session, moment, float(chances[order]))
                 if order < end - 1:  # nobody sees what the last step was: nothing is asked after it
-                    agents.learn(agent, session, where, surprise)
+                    agents.learn(agent, session, moment, surprise)
     return chances
 
 
@@ -228,25 +235,30 @@ def kind_figures(table: Decisions, seed: int) -> list[step_card.KindFigure]:
     sources = sorted(set(table.source.tolist())) if len(set(table.source.tolist())) > 1 else []
     trials += [(f"all but {name}", table.source != name, table.source == name) for name in sources]
     for name, inside, outside in trials:
-        trees = _forest(table, inside, table.called, seed, 2)
-        found.append(measure(name, table, outside, trees.logits(table.features), seed))
+        expected = _forest(table, inside, table.called, seed, 2).logits(table.features)
+        unlike = unusual(table.features, usual(table.features[inside]), expected)
+        found.append(measure(name, table, outside, expected, unlike, seed))
     folds = table.folds(seed)
-    expected = np.zeros(len(table.called))
+    expected, unlike = np.zeros(len(table.called)), np.zeros((len(table.called), len(FEATURES) + 1))
     for fold in range(_FOLDS):
         inside, outside = folds != fold, folds == fold
         expected[outside] = _forest(table, inside, table.called, seed, 1).logits(table.features[outside])
-    found += [
-        measure(f"{name}, other tasks", table, table.domain == name, expected, seed) for name in np.unique(table.domain)
-    ]
+        common = usual(table.features[inside])
+        unlike[outside] = unusual(table.features[outside], common, expected[outside])
+    for domain in np.unique(table.domain):
+        rows = table.domain == domain
+        found.append(measure(f"{domain}, other tasks", table, rows, expected, unlike, seed))
     return found
 
 
-def measure(name: str, table: Decisions, rows: Flags, expected: Doubles, seed: int) -> step_card.KindFigure:
+def measure(
+    name: str, table: Decisions, rows: Flags, expected: Doubles, unlike: Doubles, seed: int
+) -> step_card.KindFigure:
     """Compare what was expected of the chosen rows, habits learned on the way, with what the agents did."""
-    chances, truth = adapted(table, rows, expected), table.called[rows]
+    chances, truth = adapted(table, rows, expected, unlike), table.called[rows]
     said = chances >= 0.5
     accuracy, error = _right(chances, truth)
-    accuracy_known, error_known = _right(adapted(table, rows, expected, seed), truth)
+    accuracy_known, error_known = _right(adapted(table, rows, expected, unlike, seed), truth)
     table_of = [[int((said[truth == was] == now).sum()) for now in (True, False)] for was in (True, False)]
     return step_card.KindFigure(
         name,
