@@ -10,8 +10,10 @@ learned what, and no lesson is lost. The one probe of a half-open circuit is cla
 Reading travels with `open`, writing with `settle`: neither costs a round trip of its own, but for a probe and for a
 failure whose writing somebody crossed. While the server is away everybody goes on with what they know.
 
-A process whose own road is cut sees every model fail. What it writes then is contradicted by whoever has had an answer
-since those failures began, so it closes nobody's road but its own.
+A process whose own road is cut sees models fail that are well. What it writes then is contradicted by whoever has had
+an answer since those failures began, so it closes nobody's road but its own. That it does close: beside the fleet's
+circuit every process has one of what it has seen itself, by the same rules, and a call must pass both. When the fleet's
+closes, one call may try whether the own one can.
 """
 
 from __future__ import annotations
@@ -46,14 +48,17 @@ APerforms: TypeAlias = Callable[[Turns[bool], Callable[[], bool]], Coroutine[Any
 
 @dataclass(slots=True)
 class _Row:
-    """One model: what the server last said, and the lessons that are not given yet.
+    """One model: what the server last said (`raw`), and the lessons that are not given yet.
 
-    `busy` while lessons are on their way, `urgent` when they should be. `heard` says when `raw` came, in the order of
-    all that was heard; `good_s` when the model last answered *this* process; `told_s` when lessons were last given.
-    `crossed` counts the writings in a row that came too late.
+    `fleet` is what the server said with the lessons on top, `own` what this process alone would know. `busy` while
+    lessons are on their way, `urgent` when they should be. `heard` says when `raw` came, in the order of all that was
+    heard; `good_s` when the model last answered *this* process; `told_s` when lessons were last given. `crossed` counts
+    the writings in a row that came too late.
     """
 
     raw: bytes = b""
+    fleet: Health = field(default_factory=Health)
+    own: Health = field(default_factory=Health)
     lessons: list[Lesson] = field(default_factory=list)
     urgent: bool = False
     busy: bool = False
@@ -91,7 +96,7 @@ class FleetBoard(HealthBoard):
     def admit(self, model: str, now_s: float) -> bool:
         """Whether a call may go to `model` now. The one probe of a half-open circuit is given out over the fleet."""
         if not self._probes(model, now_s):
-            return super().admit(model, now_s)
+            return self._try(model, now_s)
         try:
             return self._perform(self._claim(model, now_s), partial(self._alone, model, now_s))
         except StoreError:
@@ -100,7 +105,7 @@ class FleetBoard(HealthBoard):
     async def aadmit(self, model: str, now_s: float) -> bool:
         """Like `admit`, for an event loop."""
         if not self._probes(model, now_s):
-            return super().admit(model, now_s)
+            return self._try(model, now_s)
         try:
             return await self._aperform(self._claim(model, now_s), partial(self._alone, model, now_s))
         except StoreError:
@@ -150,23 +155,51 @@ class FleetBoard(HealthBoard):
 
     def _add(self, model: str, lesson: Lesson) -> None:
         row = self._rows.setdefault(model, _Row())
-        known = self._known.get(model) or Health()
-        self._known[model] = after = lesson(known)
+        row.own = lesson(row.own)
+        self._put(row, lesson)
+        self._show(model, row)
+
+    @staticmethod
+    def _put(row: _Row, lesson: Lesson) -> None:
+        """Put a lesson on top of what the fleet knows."""
+        before, row.fleet = row.fleet, lesson(row.fleet)
         row.lessons.append(lesson)
-        row.urgent = row.urgent or _state(after) != _state(known)
+        row.urgent = row.urgent or _state(row.fleet) != _state(before)
         if len(row.lessons) > LESSONS_KEPT and not row.busy:
             # The server is away. Figures that forget are hardly poorer for the oldest lessons.
             del row.lessons[: LESSONS_KEPT // 2]
 
+    def _show(self, model: str, row: _Row) -> None:
+        """Let the snapshot show what is believed: the fleet's figures, and whichever circuit is open."""
+        fleet, own = row.fleet, row.own
+        if own.open_until_s and not fleet.open_until_s:
+            fleet = replace(fleet, open_until_s=own.open_until_s, probing_s=own.probing_s)
+        self._known[model] = fleet
+
     def _probes(self, model: str, now_s: float) -> bool:
-        """Whether a call to `model` would be a probe."""
+        """Whether a call to `model` would be the fleet's probe."""
         known = self._known.get(model)
-        return known is not None and bool(known.open_until_s) and known.admits(now_s)
+        if known is None or not known.open_until_s or not known.admits(now_s):
+            return False
+        return bool(self._rows[model].fleet.open_until_s)
+
+    def _try(self, model: str, now_s: float) -> bool:
+        """Whether a call that is not the fleet's probe may go to `model`: for its own circuit it may be one."""
+        known = self._known.get(model)
+        if known is None or not known.open_until_s:
+            return True
+        with self._lock:
+            row = self._rows[model]
+            let = None if row.fleet.open_until_s else admit(row.own, now_s)
+            if let is not None:
+                row.own = let
+                self._show(model, row)
+            return let is not None
 
     def _alone(self, model: str, now_s: float) -> bool:
-        """Decide on a probe without the others."""
+        """Decide on the fleet's probe without the others."""
         with self._lock:
-            known = self._known[model]
+            known = self._rows[model].fleet
             let = admit(known, now_s)
             if let is not None and let is not known:
                 self._add(model, partial(_probing, now_s=now_s))
@@ -176,11 +209,11 @@ class FleetBoard(HealthBoard):
         """Write that this process is probing, if nobody has written anything else meanwhile."""
         for _ in range(TRIES):
             with self._lock:
-                row, known = self._rows.setdefault(model, _Row()), self._known[model]
-                let = admit(known, now_s)
+                row = self._rows[model]
+                let = admit(row.fleet, now_s)
                 if let is None or row.busy:
                     return False
-                if let is known:
+                if let is row.fleet:
                     return True
                 news = _News(model, row.raw, self._written_down(let), len(row.lessons))
                 row.busy = True
@@ -190,6 +223,8 @@ class FleetBoard(HealthBoard):
             finally:
                 self._landed([news])
             if reply[0] == news.after:
+                with self._lock:
+                    row.own = _probing(row.own, now_s)
                 return True
         return False
 
@@ -205,7 +240,7 @@ class FleetBoard(HealthBoard):
                 old = not 0 <= now_s - row.told_s < TELL_EVERY_S or len(row.lessons) >= LESSONS_AT_ONCE
                 if row.urgent or row.crossed > 1 or (old and not again):
                     row.busy = True
-                    after = self._written_down(self._known[model])
+                    after = self._written_down(row.fleet)
                     due.append(_News(model, row.raw, after, len(row.lessons)))
         return due
 
@@ -255,12 +290,14 @@ class FleetBoard(HealthBoard):
         row.raw, row.heard = raw, self._heard
         told = _read(raw)
         if told is None:  # a server that has forgotten, or says what nobody understands, is told what is known here
-            if known := self._known.get(model):
-                row.lessons, row.urgent = [partial(_replaced, by=known)], bool(known.open_until_s)
+            row.lessons, row.urgent = [partial(_replaced, by=row.fleet)], bool(row.fleet.open_until_s)
             return
-        self._known[model] = reduce(_taught, row.lessons, told)
+        was_open, row.fleet = row.fleet.open_until_s, reduce(_taught, row.lessons, told)
         if told.open_until_s and told.failing_s < row.good_s:
-            self._add(model, _answered)
+            self._put(row, _answered)
+        if was_open and not row.fleet.open_until_s and row.own.open_until_s:
+            row.own = replace(row.own, open_until_s=row.own.opened_s, probing_s=0.0)
+        self._show(model, row)
 
 
 def _aboard(turns: Turns[T], run: Run, heard: Callable[[Any], None]) -> Turns[T]:
