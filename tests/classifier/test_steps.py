@@ -233,6 +233,8 @@ def test_what_an_agent_did_in_earlier_sessions_counts_in_the_next(arrays: dict[s
     assert eager[2] > stranger[2] + 0.2
     assert brief[1] < stranger[1] - 0.2, "answers were learned though nothing is asked after them"
     assert walk(heads, desk("C", 999, looks=2)) == walk(strangers, desk("C", 999, looks=2))
+    assert "the agent is known from earlier sessions" in heads.kind(desk("A", 1000, looks=1)[:2], ())[1]
+    assert "the agent is known from earlier sessions" not in heads.kind(desk("E", 1000, looks=1)[:2], ())[1]
 
 
 def test_agents_known_or_not_a_session_hangs_on_itself_and_where_it_began(arrays: dict[str, np.ndarray]) -> None:

@@ -98,6 +98,11 @@ class Habits:
         self._known = known
         self._shifts: dict[str, float] = {}
 
+    @property
+    def known(self) -> bool:
+        """Whether earlier sessions of the agent were seen."""
+        return self._known is not None
+
     def chance(self, moment: Moment) -> float:
         """Return the probability of a tool call, from the logit for agents in general and this agent's habits."""
         known = self._known.shift(moment) if self._known is not None else 0.0

@@ -115,8 +115,10 @@ class StepHeads:
 
     def kind(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[Judged, tuple[str, ...]]:
         """Say whether the coming step is a `tool_call` or a `synthesis`, how sure that is, and why."""
-        chance, row = self.call_chance(messages, tools)
+        chance, row, known = self.call_chance(messages, tools)
         reasons = self._reasons(row, chance)
+        if known:
+            reasons = (*reasons, "the agent is known from earlier sessions")
         if not tools and not any(message.tool_calls for message in messages[-LOOK_BACK:]):
             reasons = (*reasons, "no tools seen")
         if chance >= 0.5:
@@ -125,18 +127,19 @@ class StepHeads:
 
     def call_chance(
         self, messages: Sequence[Message], tools: Sequence[Tool] = ()
-    ) -> tuple[float, npt.NDArray[np.float32]]:
-        """Return the probability that the coming step is a tool call, and the features it was told by."""
+    ) -> tuple[float, npt.NDArray[np.float32], bool]:
+        """Return the probability that the coming step is a tool call, the features, and whether the agent is known."""
         with self._lock:
             track = self._track(messages, tools)
             row = np.array([track.row], dtype=np.float32)
+            known = track.habits.known
             if track.moment is not None:
-                return track.habits.chance(track.moment), row
+                return track.habits.chance(track.moment), row, known
             (track.moment,) = self._moments(row, [situations(track.progress)])
             chance = track.habits.chance(track.moment)
             if self._agents is not None:
                 self._agents.expect(track.agent, track.number, track.moment, chance)
-            return chance, row
+            return chance, row, known
 
     def _moments(self, rows: npt.NDArray[np.float32], where: Sequence[tuple[str, str, str]]) -> list[Moment]:
         """Say what is expected of steps with these features, in these situations."""
@@ -146,7 +149,7 @@ class StepHeads:
 
     def fine(self, messages: Sequence[Message]) -> dict[str, float]:
         """Return the probabilities of the four finer kinds: `read` and `write` calls, an `answer`, a `question`."""
-        chance, row = self.call_chance(messages)
+        chance, row, _ = self.call_chance(messages)
         writes, asks = squash(float(self._writes.logits(row)[0])), squash(float(self._asks.logits(row)[0]))
         return {
             "read": chance * (1 - writes),
