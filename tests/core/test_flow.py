@@ -9,7 +9,7 @@ import pytest
 from waywiser.core.budget import Limits
 from waywiser.core.calls import Call, Chunk, FailureKind, Finish, Reply, ToolCallDelta, Usage
 from waywiser.core.conclude import NOTICE_MODEL
-from waywiser.core.messages import ToolCall, assistant, tool_result, user
+from waywiser.core.messages import Image, Message, Role, ToolCall, assistant, tool_result, user
 from waywiser.core.models import cost_nanos
 from waywiser.core.policy import BudgetRule, FallbackRule, LoopControl, Pressure, StepRule
 from waywiser.core.steps import StepKind
@@ -132,8 +132,9 @@ def test_the_last_turn_may_ask_for_tools() -> None:
 
 def test_no_eligible_model_says_why_for_each() -> None:
     rig = Rig(a_policy(), {})
-    with pytest.raises(NoEligibleModel, match="a/small: another model is pinned"):
-        rig.engine.complete(replace(a_call(), model="z/unknown"))
+    seeing = Message(Role.USER, (Image("data:image/png;base64,AAAA"),))
+    with pytest.raises(NoEligibleModel, match="a/small: cannot do vision; b/small: another model is pinned"):
+        rig.engine.complete(replace(a_call(seeing), model="a/small"))
     assert rig.receipt.refused == "no_eligible_model"
 
 

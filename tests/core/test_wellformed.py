@@ -63,6 +63,13 @@ def test_a_tool_that_must_be_called_has_to_be_offered(choice: str, tools: tuple[
         require_wellformed(replace(call, settings=Settings(tool_choice=sound)), a_policy())
 
 
+def test_a_model_that_is_pinned_has_to_be_in_the_policy() -> None:
+    with pytest.raises(BadInput, match=r"model: 'a/smal' is in no tier of the policy; the nearest are a/small, "):
+        require_wellformed(replace(a_call(), model="a/smal"), a_policy())
+    for sound in ("", "a/small", "a/*"):
+        require_wellformed(replace(a_call(), model=sound), a_policy())
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="the recorded sessions are not here")
 def test_no_recorded_session_is_refused() -> None:
     """What real agents sent to real providers must pass, at every one of their steps."""

@@ -81,6 +81,12 @@ def test_sound_schemas_of_all_kinds_pass(router: Router) -> None:
     assert bound.invoke([HumanMessage("hi")]).text
 
 
+def test_receipts_are_those_of_a_session_by_its_name(router: Router) -> None:
+    assert router.receipts("nobody") == []
+    with pytest.raises(BadInput, match="session_id: expected text, got int"):
+        router.receipts(3)  # type: ignore[arg-type]
+
+
 def test_a_setting_that_there_is_not_is_refused(router: Router) -> None:
     with pytest.raises(BadInput, match="chat_model: there is no setting 'temprature'; did you mean `temperature`"):
         router.chat_model(temprature=0.3)

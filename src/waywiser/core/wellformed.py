@@ -8,6 +8,8 @@ turn may ask for tools that nobody has run.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 
 from waywiser.core.calls import Call
 from waywiser.core.messages import Message, Role
@@ -24,6 +26,11 @@ def require_wellformed(call: Call, policy: Policy) -> None:
         raise BadInput(f"kind: {call.origin.kind!r} is none of {', '.join(sorted(KINDS))}")
     if call.tier and all(tier.name != call.tier for tier in policy.tiers):
         raise BadInput(f"tier: {call.tier!r} is none of {', '.join(tier.name for tier in policy.tiers)}")
+    if call.model:
+        known = [model.name for tier in policy.tiers for model in tier.models]
+        if not any(fnmatchcase(name, call.model) for name in known):
+            close = ", ".join(get_close_matches(call.model, known, n=3, cutoff=0.0))
+            raise BadInput(f"model: {call.model[:100]!r} is in no tier of the policy; the nearest are {close}")
     limit = call.settings.max_output_tokens
     if limit is not None and limit < 1:
         raise BadInput(f"max_output_tokens: {limit} leaves no room for an answer")

@@ -129,15 +129,14 @@ class Router:
 
         Outside such a block the session is LangGraph's `thread_id`. Raises `BadInput` for an id that is not text.
         """
-        for name, value in (("session_id", session_id), ("tenant", tenant)):
-            if not isinstance(value, str):
-                raise BadInput(f"{name}: expected text, got {type(value).__name__}")
+        _require_texts(session_id=session_id, tenant=tenant)
         info = SessionInfo(session_id or self._runtime.engine.clock.new_id(), tenant, labels or {})
         with within(info):
             yield Session(info, self._runtime.engine.store)
 
     def receipts(self, session_id: str, *, tenant: str = "") -> Sequence[Receipt]:
-        """Return the receipts of a session, oldest first."""
+        """Return the receipts of a session, oldest first. Raises `BadInput` for an id that is not text."""
+        _require_texts(session_id=session_id, tenant=tenant)
         return self._runtime.engine.store.receipts(session_key(session_id, tenant))
 
     def close(self) -> None:
@@ -153,3 +152,9 @@ class Router:
     ) -> None:
         """Close the router."""
         self.close()
+
+
+def _require_texts(**values: object) -> None:
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise BadInput(f"{name}: expected text, got {type(value).__name__}")
