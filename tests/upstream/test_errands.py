@@ -132,6 +132,25 @@ def test_a_silence_is_charged_for_what_was_said(letting_go: threading.Event) -> 
     engine.close()
 
 
+def test_an_event_loop_ends_though_a_model_hangs() -> None:
+    """LangChain has a thread of the loop's own wait for a model that blocks; the end of the loop would wait for it."""
+    code = (
+        "import asyncio, threading\n"
+        "from langchain_core.language_models import FakeListChatModel\n"
+        "from waywiser.core.calls import Call\n"
+        "from waywiser.core.messages import user\n"
+        "from waywiser.core.models import Model\n"
+        "from waywiser.upstream.langchain_model import LangChainUpstream\n"
+        "class Hangs(FakeListChatModel):\n"
+        "    def _call(self, *args, **kwargs):\n"
+        "        threading.Event().wait()\n"
+        "upstream = LangChainUpstream({'m': Hangs(responses=['never'])})\n"
+        "print(asyncio.run(upstream.asend(Model('m'), Call('1', (user('hi'),)), 0.05)).kind)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "timeout\n"
+
+
 def test_a_process_ends_though_a_model_hangs() -> None:
     code = (
         "import threading; from waywiser.upstream.errands import Errands, Overdue\n"

@@ -8,12 +8,14 @@ the number left behind is bounded, and beyond it nothing new is begun until one 
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -83,17 +85,50 @@ class Errand:
             raise error
         return result  # type: ignore[return-value]  # without an error it is what the work returned
 
-    def end(self, last: Callable[[], object] | None = None, timeout_s: float = 1.0) -> None:
-        """Do the `last` thing and let the thread go; what is still at work does it when it comes back."""
-        left_behind = self._busy
+    async def ado(self, work: Callable[[], T], timeout_s: float) -> T:
+        """Like `do`, for an event loop."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+
+        def tell(how: Callable[[Any], None], what: object) -> None:
+            if not done.done():  # or nobody waits any longer
+                how(what)
+
+        def attempt() -> None:
+            how: Callable[[Any], None]
+            what: object
+            try:
+                how, what = done.set_result, work()
+            except BaseException as error:  # noqa: BLE001 - as above
+                how, what = done.set_exception, error
+            with suppress(RuntimeError):  # the loop may be closed by then
+                loop.call_soon_threadsafe(tell, how, what)
+
+        self._busy = True
+        self._work.put(attempt)
+        limit = asyncio.timeout(timeout_s)
         try:
-            if not left_behind and last is not None:
+            async with limit:
+                await asyncio.wait([done])
+        except TimeoutError:
+            raise Overdue from None
+        self._busy = False
+        return done.result()
+
+    def end(self, last: Callable[[], object] | None = None, wait_s: float = 1.0) -> None:
+        """Do the `last` thing, wait so long for it, and let the thread go.
+
+        What is still at work does the last thing when it comes back.
+        """
+        try:
+            if last is not None and wait_s and not self._busy:
+                final, last = last, None
                 with suppress(Exception):  # nobody is left who could want to know, and the thread must end
-                    self.do(last, timeout_s)
+                    self.do(final, wait_s)
         finally:
-            if self._busy:
+            if self._busy or last is not None:
                 self._errands.count(+1)
-                self._work.put(lambda: self._come_back(last if left_behind else None))
+                self._work.put(partial(self._come_back, last))
             self._work.put(None)
 
     def _come_back(self, last: Callable[[], object] | None) -> None:

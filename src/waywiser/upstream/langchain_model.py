@@ -58,6 +58,8 @@ class LangChainUpstream:
 
     async def asend(self, model: Model, call: Call, timeout_s: float) -> Outcome:
         """Like `send`, for an event loop."""
+        if _blocks(self._models[model.name], stream=False):
+            return await self._asend_aside(model, call, timeout_s)
         limit = asyncio.timeout(timeout_s)
         try:
             async with limit:
@@ -91,6 +93,11 @@ class LangChainUpstream:
 
     async def astream(self, model: Model, call: Call, timeout_s: float) -> AsyncGenerator[Chunk | Failure, None]:
         """Like `stream`, for an event loop."""
+        if _blocks(self._models[model.name], stream=True):
+            async with aclosing(self._astream_aside(model, call, timeout_s)) as items:
+                async for item in items:
+                    yield item
+            return
         telling = _Telling(call)
         limit = asyncio.timeout(timeout_s)
         try:
@@ -110,6 +117,44 @@ class LangChainUpstream:
             yield telling.broken(failure)
         else:
             yield telling.end()
+
+    async def _asend_aside(self, model: Model, call: Call, timeout_s: float) -> Outcome:
+        """Answer with a model that only blocks: the loop's own threads are few, and waited for when the loop ends."""
+        try:
+            errand = self._errands.begin()
+        except Crowded as error:
+            return _crowded(error, model)
+        try:
+            asked = self._bound(model, call, stream=False)
+            return _reply(await errand.ado(lambda: asked.invoke(_history(call), _ALONE), timeout_s), call)
+        except Overdue:
+            return _overdue(f"no answer within {timeout_s:g} s")
+        except Exception as error:  # noqa: BLE001 - as above
+            return from_exception(error, now_s=time.time())
+        finally:
+            errand.end()
+
+    async def _astream_aside(self, model: Model, call: Call, timeout_s: float) -> AsyncGenerator[Chunk | Failure, None]:
+        """Like `_asend_aside`, in pieces."""
+        try:
+            errand = self._errands.begin()
+        except Crowded as error:
+            yield _crowded(error, model)
+            return
+        telling = _Telling(call)
+        pieces: Iterator[AIMessageChunk] = iter(())
+        try:
+            pieces = self._bound(model, call, stream=True).stream(_history(call), _ALONE)
+            while (piece := await errand.ado(partial(next, pieces, None), timeout_s)) is not None:
+                yield telling.chunk(piece)
+        except Overdue:
+            yield telling.broken(_overdue(f"silent for {timeout_s:g} s"))
+        except Exception as error:  # noqa: BLE001 - as above
+            yield telling.broken(from_exception(error, now_s=time.time()))
+        else:
+            yield telling.end()
+        finally:
+            errand.end(getattr(pieces, "close", None), wait_s=0.0)
 
     def close(self) -> None:
         """Nothing of ours to release: the models belong to whoever made them."""
@@ -152,6 +197,17 @@ class LangChainUpstream:
         if choice:
             kwargs["tool_choice"] = "any" if choice == "required" else choice
         return chat.bind_tools(tools, **kwargs)
+
+
+def _blocks(model: BaseChatModel, *, stream: bool) -> bool:
+    """Whether LangChain would have a thread of the event loop's do this, since the model has no way of its own."""
+
+    def own(method: str) -> bool:
+        return getattr(type(model), method) is not getattr(BaseChatModel, method)
+
+    if own("ainvoke") or own("astream") or (stream and own("_astream")):
+        return False
+    return (stream and own("_stream")) or not own("_agenerate")
 
 
 def _history(call: Call) -> list[BaseMessage]:
