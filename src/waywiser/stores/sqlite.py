@@ -262,14 +262,20 @@ class SqliteStore(LocalStore):
         return self._sorted(lambda connection: archive.refusals(connection, tenant, session))
 
     def _forget(self, before_s: float) -> int:
-        return self._sorted(lambda connection: archive.forget(connection, before_s))
+        def work(connection: sqlite3.Connection) -> int:
+            self._sort(connection)
+            return archive.forget(connection, before_s)
+
+        return self._write(work)
 
     def _sort(self, connection: sqlite3.Connection) -> None:
         archive.sort_news(connection, RECEIPTS_KEPT)
         ledger.sort_settled(connection)
 
     def _sorted(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run statements that read what settlements told, once all of it is sorted."""
+        """Run statements that only read what settlements told, once all of it is sorted."""
+        if self._inside("", archive.is_sorted):
+            return self._read(work)
 
         def sorted_first(connection: sqlite3.Connection) -> T:
             self._sort(connection)

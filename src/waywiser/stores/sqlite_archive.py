@@ -64,9 +64,14 @@ def _row(receipt: Receipt | None) -> tuple[str | None, bool, bytes | None]:
     return clean(receipt.id), bool(receipt.refused), codec.encode_receipt(receipt)
 
 
+def is_sorted(connection: sqlite3.Connection) -> bool:
+    """Whether there are no news."""
+    return connection.execute("SELECT 1 FROM news LIMIT 1").fetchone() is None
+
+
 def sort_news(connection: sqlite3.Connection, keep: int) -> None:
     """Sort the news into the tables that are read; drop the oldest receipts beyond `keep`."""
-    if connection.execute("SELECT 1 FROM news LIMIT 1").fetchone() is None:
+    if is_sorted(connection):
         return
     connection.execute(_SORT_SPENDS)
     for data in dict(connection.execute(_NEW_REFUSALS).fetchall()).values():
