@@ -224,6 +224,22 @@ def test_one_whose_own_road_is_cut_closes_nobody_elses_but_its_own(redis_url: st
     well.close()
 
 
+def test_who_had_an_answer_since_the_failures_began_knows_better(redis_url: str) -> None:
+    cut, well = RedisStore(redis_url), RedisStore(redis_url)
+    well.health.note(DEAD, None, 0.1, NOW_S)
+    tell(well, NOW_S)
+    for began_s, believed in ((NOW_S - 0.05, False), (NOW_S + 0.05, True)):
+        look(cut, NOW_S + 1)
+        for _ in range(TRIP_AFTER):
+            cut.health.note(DEAD, DOWN, 0.1, began_s)
+        tell(cut, NOW_S + 1)
+        look(well, NOW_S + 1.5 + believed)
+        assert well.health.admit(DEAD, NOW_S + 1.5) is not believed
+        tell(well, NOW_S + 1.5)
+    cut.close()
+    well.close()
+
+
 def test_whoever_failed_itself_tries_once_when_the_others_are_answered_again(redis_url: str) -> None:
     one, two = RedisStore(redis_url), RedisStore(redis_url)
     fail(one, NOW_S)
@@ -474,6 +490,34 @@ class Fleet:
                 drive(board.telling(nothing(), self.now_s), self.table)
                 drive(board.looking(nothing(), self.now_s), self.table)
         return [board._rows[DEAD].fleet if DEAD in board._rows else Health() for board in self.boards]
+
+
+def test_what_was_asked_before_something_else_was_heard_is_out_of_date() -> None:
+    fleet = Fleet()
+    fleet.act(0, "good")
+    fleet.act(0, "wait")
+    fleet.finish()
+    fleet.act(0, "look")
+    fleet.act(0, "go on")  # the server has answered; nobody has heard it yet
+    board = fleet.boards[0]
+    for _ in range(TRIP_AFTER):
+        fleet.act(0, "bad")
+    drive(board.telling(nothing(), fleet.now_s), fleet.table)
+    fleet.act(0, "go on")
+    assert board._rows[DEAD].fleet.open_until_s
+
+
+def test_a_probe_is_not_claimed_while_lessons_are_on_their_way() -> None:
+    fleet = Fleet()
+    board = fleet.boards[0]
+    for _ in range(TRIP_AFTER):
+        fleet.act(0, "bad")
+    fleet.act(0, "tell")
+    due = fleet.now_s + REST_S
+    assert not board.admit(DEAD, due)
+    fleet.finish()
+    assert board.admit(DEAD, due)
+    assert board._rows[DEAD].fleet.calls == TRIP_AFTER
 
 
 ACTS = ["good", "bad", "look", "tell", "go on", "go on", "wait"]
