@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, cast
 
 import orjson
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, SimpleChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableParallel, RunnableSequence
 
@@ -203,7 +203,9 @@ def _blocks(model: BaseChatModel, *, stream: bool) -> bool:
     """Whether LangChain would have a thread of the event loop's do this, since the model has no way of its own."""
 
     def own(method: str) -> bool:
-        return getattr(type(model), method) is not getattr(BaseChatModel, method)
+        return all(
+            getattr(type(model), method) is not getattr(base, method) for base in (BaseChatModel, SimpleChatModel)
+        )
 
     if own("ainvoke") or own("astream") or (stream and own("_astream")):
         return False
