@@ -121,6 +121,40 @@ def test_time_sensitivity_on_the_written_questions(classifier: LocalClassifier) 
     )  # the benchmark prints the figure; here only that it has not been broken
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Translate to German: good morning, my friends", "translation “translate”"),
+        ("Schreibe eine Python-Funktion, die Primzahlen zählt.", "code “python”"),
+        ("Prove that the square root of two is irrational.", "reasoning “prove”"),
+        ("My doctor prescribed ibuprofen for my kidney pain", "medical “doctor”"),
+        ("What is the latest version of numpy?", "time “latest”"),
+        ("my key is sk-abcdefghijklmnopqrstuv", "looks like a secret key"),
+    ],
+)
+def test_why_names_the_word_that_mattered(classifier: LocalClassifier, text: str, reason: str) -> None:
+    assert reason in judged(classifier, text).why
+
+
+def test_why_names_no_word_that_is_not_in_the_lists(classifier: LocalClassifier) -> None:
+    for secret in ("Xq7mK2vLp9", "swordfishhunter", "Brzęczyszczykiewicz", "4111111111111111"):
+        found = judged(classifier, f"{secret} {secret} {secret}: {secret}")
+        assert not any(secret.lower()[:8] in reason.lower() or "0000" in reason for reason in found.why)
+
+
+def test_why_tells_only_of_the_heads_that_were_asked(classifier: LocalClassifier) -> None:
+    history = (user("Translate the doctor's latest prescription into German"),)
+
+    def why(*heads: Head) -> tuple[str, ...]:
+        return classifier.classify(history, (), 3, frozenset(heads)).why
+
+    assert why(Head.LANGUAGE) == ()
+    assert why(Head.RISK) == ("medical “doctor”",)
+    assert why(Head.TASK) == ("translation “translate”",)
+    decided, spoke = why(Head.SUFFICIENCY)
+    assert decided == f"a single prompt, {spoke.split()[0]}"
+
+
 def test_the_newest_request_is_what_is_classified(classifier: LocalClassifier) -> None:
     history = (
         system("You are a helpful bank clerk."),

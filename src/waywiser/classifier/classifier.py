@@ -8,7 +8,8 @@ share between threads, at worst two of them compute the same thing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -44,7 +45,7 @@ class _Remembered(Generic[T]):
 
     def of(self, turns: Sequence[Message], answer: Callable[[str], T]) -> T:
         """Return what `answer` says of the text of these turns."""
-        key = tuple(turn.digest for turn in turns)
+        key = tuple([turn.digest for turn in turns])
         known = self._known.get(key)
         if known is not None:
             return known
@@ -55,6 +56,27 @@ class _Remembered(Generic[T]):
                 self._known.pop(old, None)
         self._known[key] = found
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Asks:
+    """A set of heads, taken apart once: a member of an enum is looked up in a set by a function of Python's own."""
+
+    heads: tuple[Head, ...]
+    prompt: frozenset[Head]
+    task: bool
+    difficulty: bool
+    sufficiency: bool
+    risk: bool
+    language: bool
+    time_sensitive: bool
+    kind: bool
+
+
+@lru_cache(maxsize=128)  # as many as there are sets of heads
+def _asks(heads: frozenset[Head]) -> _Asks:
+    # The flags stand in the order of `Head`.
+    return _Asks(tuple(head for head in Head if head in heads), heads & _OF_PROMPT, *(head in heads for head in Head))
 
 
 class LocalClassifier:
@@ -75,27 +97,27 @@ class LocalClassifier:
         self, messages: Sequence[Message], tools: Sequence[Tool], rungs: int, heads: frozenset[Head] = HEADS
     ) -> Classification:
         """Answer `heads` about the coming call of this history, for a ladder of `rungs` tiers, cheapest first."""
-        of_prompt = heads & _OF_PROMPT
-        wanted = Head.SUFFICIENCY in heads
-        by_difficulty = wanted and lone(messages, tools)
-        turns = asked(messages) if of_prompt or by_difficulty or Head.LANGUAGE in heads else ()
-        prompt = self._judgements.of(turns, self._judge) if of_prompt or by_difficulty else UNREAD
-        language = self._named.of(turns, self._language) if Head.LANGUAGE in heads else UNASKED
+        asks = _asks(heads)
+        by_difficulty = asks.sufficiency and lone(messages, tools)
+        turns = asked(messages) if asks.prompt or by_difficulty or asks.language else ()
+        prompt = self._judgements.of(turns, self._judge) if asks.prompt or by_difficulty else UNREAD
+        language = self._named.of(turns, self._language) if asks.language else UNASKED
+        told = asks.prompt | {Head.DIFFICULTY} if by_difficulty else asks.prompt
         enough, why_enough = _NOTHING
-        if wanted:
+        if asks.sufficiency:
             difficulties = prompt.difficulties if by_difficulty else ()
             enough, why_enough = self._steps.sufficiency(messages, tools, rungs, difficulties)
-        kind, why_kind = self._kind(messages, tools) if Head.KIND in heads else (UNASKED, ())
+        kind, why_kind = self._kind(messages, tools) if asks.kind else (UNASKED, ())
         return Classification(
-            task=prompt.task if Head.TASK in heads else UNASKED,
-            difficulty=prompt.difficulty if Head.DIFFICULTY in heads else UNASKED,
+            task=prompt.task if asks.task else UNASKED,
+            difficulty=prompt.difficulty if asks.difficulty else UNASKED,
             sufficiency=enough,
-            risk=prompt.risk if Head.RISK in heads else (),
+            risk=prompt.risk if asks.risk else (),
             language=language,
-            time_sensitive=prompt.time_sensitive if Head.TIME_SENSITIVE in heads else 0.0,
+            time_sensitive=prompt.time_sensitive if asks.time_sensitive else 0.0,
             kind=kind,
-            why=(*why_enough, *why_kind, *(prompt.why if of_prompt else ())),
-            heads=tuple(head for head in Head if head in heads),
+            why=(*why_enough, *why_kind, *[said for head, said in prompt.why if head in told]),
+            heads=asks.heads,
         )
 
     def warm_up(self, heads: frozenset[Head] = HEADS) -> None:

@@ -7,14 +7,14 @@ of a concept a text contains, each further one half as much as the one before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from waywiser.classifier.text import BEGINNINGS, Floats, Keys, PromptView, term_keys
+from waywiser.classifier.text import BEGINNINGS, Floats, Ints, Keys, PromptView, term_keys
 
 _MOST = 64  # concepts are bits of one 64-bit mask a term
 
@@ -42,12 +42,20 @@ class Concepts:
 
     def strength(self, view: PromptView) -> Floats:
         """Return 0 for each concept not spoken of, 1 for one term, 1.5 for two, and so on towards 2."""
+        return self.spoken(view)[0]
+
+    def spoken(self, view: PromptView) -> tuple[Floats, Ints]:
+        """Return the strength of each concept, and the indices of those words of the text that are terms of any."""
         keys = view.all_keys
         places = self.keys.searchsorted(keys)
-        hits = places[self.keys.take(places, mode="clip") == keys].tolist()
-        if not hits:
+        hits = (self.keys.take(places, mode="clip") == keys).nonzero()[0]
+        words = hits[: hits.searchsorted(view.spans[0].size)]  # the keys of words come first
+        return self._strength(set(places[hits].tolist())), words
+
+    def _strength(self, terms: Collection[int]) -> Floats:
+        if not terms:
             return np.zeros(len(self.names), dtype=np.float32)
-        counts = self._belongs[list(set(hits))].sum(axis=0, dtype=np.float32)
+        counts = self._belongs[list(terms)].sum(axis=0, dtype=np.float32)
         strength: Floats = 2 - 2 * np.exp2(-counts)
         return strength
 

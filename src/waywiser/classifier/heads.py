@@ -11,7 +11,7 @@ from __future__ import annotations
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waywiser.classifier.concepts import Concepts
-from waywiser.classifier.text import BUCKETS, SHAPE, Floats, PromptView
+from waywiser.classifier.text import BUCKETS, SHAPE, Floats, Ints, PromptView
 from waywiser.errors import ConfigError, Place, Problem
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[np.generic]]
@@ -48,13 +48,27 @@ class LinearHeads:
     slope: Floats
     offset: Floats
 
-    def logits(self, view: PromptView) -> Floats:
-        """Return one calibrated logit a column."""
+    def logits(self, view: PromptView) -> tuple[Floats, Ints]:
+        """Return one calibrated logit a column, and the indices of the words of the text that concepts know."""
         buckets, values = view.features
         raw = (values @ self.weights.take(buckets, axis=0).astype(np.float32)) * self.scale
-        raw += view.shape @ self.shape_weights + self.concepts.strength(view) @ self.concept_weights + self.bias
-        calibrated: Floats = raw * self.slope + self.offset
-        return calibrated
+        spoken, words = self.concepts.spoken(view)
+        raw += view.shape @ self.shape_weights + spoken @ self.concept_weights + self.bias
+        return raw * self.slope + self.offset, words
+
+    def telling(self, view: PromptView, words: Ints, columns: Sequence[int]) -> list[int]:
+        """Return for each of some columns which of `words` speaks most for it, -1 where none does.
+
+        `words` are those that concepts know: any other may be what a prompt should not be remembered by.
+        """
+        if not words.size:
+            return [-1] * len(columns)
+        said = self.weights.take(view.word_buckets[words], axis=0)
+        found = []
+        for column in columns:
+            best = int(said[:, column].argmax())
+            found.append(int(words[best]) if said[best, column] > 0 else -1)
+        return found
 
     def arrays(self, prefix: str) -> dict[str, npt.NDArray[np.generic]]:
         """Return the arrays to store, their names beginning with `prefix`."""

@@ -6,12 +6,12 @@ logits by head and says in words what mattered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from waywiser.classifier.heads import Arrays, LinearHeads, sigmoid, softmax
-from waywiser.classifier.text import SHAPE, PromptView, word_at
-from waywiser.core.classification import DIFFICULTIES, RISKS, TASKS, UNASKED, Judged
+from waywiser.classifier.text import SHAPE, Ints, PromptView, word_at
+from waywiser.core.classification import DIFFICULTIES, RISKS, TASKS, UNASKED, Head, Judged
 from waywiser.core.messages import Message, Role
 from waywiser.errors import ConfigError, Place, Problem
 
@@ -35,14 +35,17 @@ SHORT_REPLY = 24
 
 @dataclass(frozen=True, slots=True)
 class PromptJudgement:
-    """The prompt heads' answer. `difficulties` holds the probability of each of `DIFFICULTIES`, in their order."""
+    """The prompt heads' answer. `difficulties` holds the probability of each of `DIFFICULTIES`, in their order.
+
+    `why` says in words what mattered to which head.
+    """
 
     task: Judged
     difficulty: Judged
     difficulties: tuple[float, ...]
     risk: tuple[Judged, ...]
     time_sensitive: float
-    why: tuple[str, ...]
+    why: tuple[tuple[Head, str], ...]
 
 
 UNREAD = PromptJudgement(UNASKED, UNASKED, (), (), 0.0, ())
@@ -67,7 +70,7 @@ class PromptHeads:
 
     def judge(self, view: PromptView) -> PromptJudgement:
         """Say what a prompt is."""
-        logits = self._heads.logits(view)
+        logits, words = self._heads.logits(view)
         tasks, difficulties = softmax(logits[_TASK]).tolist(), softmax(logits[_DIFFICULTY]).tolist()
         *risks, timely = sigmoid(logits[_RISK.start :]).tolist()
         task, hard = tasks.index(max(tasks)), difficulties.index(max(difficulties))
@@ -83,22 +86,33 @@ class PromptHeads:
             tuple(difficulties),
             tuple(found),
             timely,
-            self._why(view, found, timely),
+            (*self._telling(view, words, task, hard), *self._spoken(view, found, timely)),
         )
 
-    def _why(self, view: PromptView, risks: Sequence[Judged], timely: float) -> tuple[str, ...]:
-        """Name what mattered: the word that speaks of a risk or of time, and the marks of code or of a secret."""
-        said = []
-        subjects = [risk.label for risk in risks] + (list(_TIMES) if timely > 0.5 else [])
-        for subject in subjects:
-            index = self._heads.concepts.word_of(view, subject)
-            word = f" “{word_at(view, index)}”" if index >= 0 else ""
-            said.append(f"time{word}" if subject in _TIMES else f"{subject}{word}")
+    def _telling(self, view: PromptView, words: Ints, task: int, hard: int) -> Iterator[tuple[Head, str]]:
+        """Name the words that spoke most for the difficulty and the task."""
+        harder, nearest = self._heads.telling(view, words, (_DIFFICULTY.start + hard, _TASK.start + task))
+        yield Head.DIFFICULTY, f"{DIFFICULTIES[hard]}{_quoted(view, harder)}"
+        yield Head.TASK, f"{TASKS[task]}{_quoted(view, nearest)}"
+
+    def _spoken(self, view: PromptView, risks: Sequence[Judged], timely: float) -> Iterator[tuple[Head, str]]:
+        """Name the words that speak of a risk or of time, and what looks like a secret."""
+        for risk in risks:
+            yield Head.RISK, f"{risk.label}{self._word(view, risk.label)}"
         if view.shape[_SECRET]:
-            said.append("looks like a secret key")
+            yield Head.RISK, "looks like a secret key"
         elif view.shape[_IDENTITY]:
-            said.append("looks like an identity or card number")
-        return tuple(dict.fromkeys(said))
+            yield Head.RISK, "looks like an identity or card number"
+        if timely > 0.5:
+            words = (self._word(view, subject) for subject in _TIMES)
+            yield Head.TIME_SENSITIVE, f"time{next(filter(None, words), '')}"
+
+    def _word(self, view: PromptView, concept: str) -> str:
+        return _quoted(view, self._heads.concepts.word_of(view, concept))
+
+
+def _quoted(view: PromptView, word: int) -> str:
+    return f" “{word_at(view, word)}”" if word >= 0 else ""
 
 
 def asked(messages: Sequence[Message]) -> tuple[Message, ...]:

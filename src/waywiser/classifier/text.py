@@ -225,6 +225,11 @@ class PromptView:
         """Key of each word, in the order of the text, repeats included."""
         return self.keys[: self.spans[0].size]
 
+    @property
+    def word_buckets(self) -> Ints:
+        """Bucket of each word, in the order of the text."""
+        return _buckets(self.word_keys)
+
     def beginnings(self, size: int) -> tuple[Ints, Keys]:
         """Return which words are longer than `size` characters, and the keys of their beginnings."""
         starts, ends = self.spans
@@ -251,7 +256,10 @@ class PromptView:
     @cached_property
     def features(self) -> tuple[Ints, Floats]:
         """Buckets and values of the whole text: each family has Euclidean length 1, so length itself says nothing."""
-        families = (self.words, self.edge, self.grams)
+        mixed, cuts = self._hashed
+        every = _buckets(mixed)
+        words, edge = _distinct(every[: cuts[0]]), _distinct(every[cuts[1] : cuts[2]])
+        families = (words, edge, _distinct(every[cuts[2] :]) + WORD_BUCKETS)
         buckets = np.concatenate(families)
         values = np.empty(buckets.size, dtype=np.float32)
         end = 0
