@@ -495,8 +495,8 @@ class Fleet:
 def test_what_was_asked_before_something_else_was_heard_is_out_of_date() -> None:
     fleet = Fleet()
     fleet.act(0, "good")
-    fleet.act(0, "wait")
     fleet.finish()
+    fleet.act(0, "wait")
     fleet.act(0, "look")
     fleet.act(0, "go on")  # the server has answered; nobody has heard it yet
     board = fleet.boards[0]
