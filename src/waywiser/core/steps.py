@@ -47,6 +47,11 @@ class Step:
     confidence: float
     why: str = ""
 
+    @property
+    def unread(self) -> bool:
+        """Whether it is sure that no person reads the reply while it streams."""
+        return self.kind in UNREAD and self.confidence >= SURE
+
 
 _ROLES = {
     "final": Step(StepKind.SYNTHESIS, "graph", 0.9, "the last node before the end"),

@@ -20,7 +20,7 @@ from waywiser.core.effects import Effect, Emit, Follow, Pull, StartStream, StopS
 from waywiser.core.monologue import Monologue
 from waywiser.core.policy import FallbackRule
 from waywiser.core.resume import Seam
-from waywiser.core.steps import SURE, UNREAD, Step, StepKind, revealed
+from waywiser.core.steps import Step, StepKind, revealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def watch(  # noqa: C901 - one loop, every way out of it
     """
     assembly = flight.assembly = Assembly()
     flight.started_s = yield from perform(opening)
-    hold_all = not call.stream or (step.kind in UNREAD and step.confidence >= SURE)
+    hold_all = not call.stream or step.unread
     monologue = Monologue() if rule.cut_repetition else None
     doubt = Doubt(rule.cut_unsure) if rule.cut_unsure is not None else None
     held: list[Chunk] = []

@@ -21,7 +21,7 @@ from waywiser.core.policy import Policy, Target
 from waywiser.core.portability import Forbidden, portable, surveyed
 from waywiser.core.receipt import Considered
 from waywiser.core.scoring import Candidate, Prospect, expected_output, scored, warm_tokens
-from waywiser.core.steps import SURE, UNREAD, Step
+from waywiser.core.steps import Step
 from waywiser.core.survey import MEDIA
 from waywiser.core.trail import Trail
 
@@ -74,7 +74,7 @@ def evaluate(
                 usage = Usage(prompt, output_tokens, cached_tokens=min(warm, prompt), estimated=True)
                 usages[model.encoding, warm] = usage
             fit.append(Prospect(model, tier.name, rank, usage, cost_nanos(model, usage)))
-    read = call.stream and not (step.kind in UNREAD and step.confidence >= SURE)
+    read = call.stream and not step.unread
     ranked = _ranked(scored(fit, policy.weights, health, now_s, first=read), target, health, now_s)
     reasons = list(target.reasons)
     ranked, sticky = _stay(ranked, trail, target, policy.min_saving)
