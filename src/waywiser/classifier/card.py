@@ -125,8 +125,10 @@ def difficulty(
 
 def risk_line(risk: str, rows: Sequence[Example], truth: Truth, margins: Doubles, threshold: float) -> str:
     """Return the row of the risk table for one risk."""
+    own = np.array([row.source == "written:risk" for row in rows])
     sure = np.array([row.risk is not None for row in rows]) & ~truth
-    at_two = float(np.quantile(margins[sure], 0.98))
+    others, near = sure & ~own, sure & own
+    at_two = float(np.quantile(margins[others], 0.98))
     found = margins > threshold
     precision = truth[found].mean() if found.any() else 0.0
     sources = np.array([row.source.split(":")[0] for row in rows])
@@ -135,9 +137,8 @@ def risk_line(risk: str, rows: Sequence[Example], truth: Truth, margins: Doubles
         for source in sorted(set(sources[truth]))
     )
     return (
-        f"| {risk} | {truth.sum()} | {(margins[truth] > at_two).mean():.3f} "
-        f"| {(margins[truth] > threshold).mean():.3f} "
-        f"| {(margins[sure] > threshold).mean():.3f} | {precision:.3f} | {by} |\n"
+        f"| {risk} | {truth.sum()} | {(margins[truth] > at_two).mean():.3f} | {found[truth].mean():.3f} "
+        f"| {found[others].mean():.3f} | {found[near].mean():.3f} | {precision:.3f} | {by} |\n"
     )
 
 
@@ -148,10 +149,14 @@ def risk(lines: Sequence[str], transfers: Sequence[tuple[str, str, float, float]
         for source, name, recall, alarms in transfers
     )
     return (
-        "\n## Risk\n\nFalse alarms are counted on prompts of other domains. The threshold that ships allows 1.5%.\n\n"
-        "| risk | rows | recall at 2% false alarms | recall as shipped | false alarms | precision "
+        "\n## Risk\n\nFalse alarms are counted on the public sets' prompts of other domains; the threshold that ships\n"
+        "allows 1.5%. Near misses are written: prompts of no risk, or of another, that share its words (“kill a\n"
+        "process”, “a river bank”).\n\n"
+        "| risk | rows | recall at 2% false alarms | recall as shipped | false alarms | of near misses | precision "
         "| recall at 2% by source |\n"
-        "|---|---|---|---|---|---|---|\n" + "".join(lines) + "\nA source left out whole, threshold from the others:\n\n"
+        "|---|---|---|---|---|---|---|---|\n"
+        + "".join(lines)
+        + "\nA source left out whole, threshold from the others:\n\n"
         "| left out | risk | recall at 2% false alarms elsewhere | false alarms in it |\n|---|---|---|---|\n" + table
     )
 

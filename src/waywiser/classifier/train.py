@@ -286,11 +286,13 @@ def fit_risk(examples: Sequence[Example], seed: int) -> Part:
     matrix = features.matrix
     margins = crossed(matrix, truth, features.folds(seed), 0.5, seed)
     known = np.array([row.risk is not None for row in rows])
+    near = np.array([row.source == "written:risk" for row in rows])
     slopes, offsets, lines = [], [], []
     for column, risk in enumerate(RISKS):
         slope, _ = calibrate_sigmoid(margins[:, column], truth[:, column])
-        others = margins[known & ~truth[:, column], column]
-        # A risk counts as found (probability above one half) where 1.5% of other domains' prompts would be.
+        # A risk counts as found (probability above one half) where 1.5% of other domains' prompts would be. Prompts
+        # written to look like a risk are no other domain: they are shown apart.
+        others = margins[known & ~near & ~truth[:, column], column]
         threshold = float(np.quantile(others, 1 - FALSE_ALARMS))
         slopes.append(slope)
         offsets.append(-slope * threshold)
@@ -334,12 +336,13 @@ def fit_timely(examples: Sequence[Example], seed: int) -> Part:
     features = bulk(rows)
     truth = np.array([[bool(row.timely)] for row in rows])
     own = np.array([row.source == "written:time" for row in rows])
-    weights = np.where(own, 1.0, 0.1)
-    margins = crossed(features.matrix, truth, features.folds(seed), 0.5, seed, weights)
+    # The few of others' prompts that ask for something new say more than the many that don't.
+    weights = np.where(own, 1.0, np.where(truth[:, 0], 0.5, 0.1))
+    margins = crossed(features.matrix, truth, features.folds(seed), 1.5, seed, weights)
     slope, offset = calibrate_sigmoid(margins[own, 0], truth[own, 0])
     return Part(
         ("timely",),
-        fit(features.matrix, truth, 0.5, seed, weights),
+        fit(features.matrix, truth, 1.5, seed, weights),
         np.array([slope]),
         np.array([offset]),
         card.timely(rows, truth[:, 0], margins[:, 0] * slope + offset),
