@@ -11,7 +11,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 from pydantic import BaseModel
 
-from waywiser import BadInput, Router
+from waywiser import BadInput, ConfigError, Router
 
 POLICY = Path(__file__).resolve().parents[2] / "policies" / "simulated.yaml"
 
@@ -79,6 +79,11 @@ def test_sound_schemas_of_all_kinds_pass(router: Router) -> None:
     }
     bound = router.chat_model().bind_tools([Order, offered(**odd)])
     assert bound.invoke([HumanMessage("hi")]).text
+
+
+def test_what_is_handed_over_has_to_be_a_chat_model() -> None:
+    with pytest.raises(ConfigError, match="models: own/a: expected a LangChain chat model, got int"):
+        Router.from_policy(POLICY, store=":memory:", models={"own/a": 3})  # type: ignore[dict-item]
 
 
 def test_receipts_are_those_of_a_session_by_its_name(router: Router) -> None:

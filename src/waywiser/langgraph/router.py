@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from langchain_core.runnables import Runnable
 from langgraph.pregel import Pregel
 
 from waywiser.acceptance import UserCheck
@@ -15,7 +16,7 @@ from waywiser.config.shapes import suggest
 from waywiser.core.claims import session_key
 from waywiser.core.policy import Policy
 from waywiser.core.receipt import Receipt
-from waywiser.errors import BadInput
+from waywiser.errors import BadInput, ConfigError
 from waywiser.langgraph.chat_model import RoutedChatModel
 from waywiser.langgraph.context import SessionInfo, within
 from waywiser.langgraph.shape import telling_roles
@@ -77,6 +78,9 @@ class Router:
         checks of one's own that the policy names (`accept: ["own:polite"]`, `checks={"own:polite": …}`). `log` writes
         one line a step to standard error. Raises `ConfigError` with every problem found, each with its place.
         """
+        for name, model in (models or {}).items():
+            if not isinstance(model, Runnable):
+                raise ConfigError(f"models: {name}: expected a LangChain chat model, got {type(model).__name__}")
         every = (*sinks, LogSink()) if log else sinks
         return cls(build(load(policy), store=store, models=models, checks=checks, classifier=classifier, sinks=every))
 
