@@ -39,6 +39,7 @@ class LangChainUpstream:
     def __init__(self, models: Mapping[str, BaseChatModel]) -> None:
         self._models = models
         self._errands = Errands()
+        self._say_why: set[str] = set()  # the models that have said in a stream why they stopped
 
     def send(self, model: Model, call: Call, timeout_s: float) -> Outcome:
         """Answer a call whole, or not at all after `timeout_s`."""
@@ -76,7 +77,7 @@ class LangChainUpstream:
         except Crowded as error:
             yield _crowded(error, model)
             return
-        telling = _Telling(call)
+        telling = _Telling(call, model.name, self._say_why)
         pieces: Iterator[AIMessageChunk] = iter(())
         try:
             pieces = self._bound(model, call, stream=True).stream(_history(call), _ALONE)
@@ -98,7 +99,7 @@ class LangChainUpstream:
                 async for item in items:
                     yield item
             return
-        telling = _Telling(call)
+        telling = _Telling(call, model.name, self._say_why)
         limit = asyncio.timeout(timeout_s)
         try:
             bound = self._bound(model, call, stream=True)
@@ -141,7 +142,7 @@ class LangChainUpstream:
         except Crowded as error:
             yield _crowded(error, model)
             return
-        telling = _Telling(call)
+        telling = _Telling(call, model.name, self._say_why)
         pieces: Iterator[AIMessageChunk] = iter(())
         try:
             pieces = self._bound(model, call, stream=True).stream(_history(call), _ALONE)
@@ -270,10 +271,16 @@ def _chunk(piece: AIMessageChunk, call: Call) -> Chunk:
 
 
 class _Telling:
-    """One stream while it is told: what was said so far, and how it ended."""
+    """One stream while it is told: what was said so far, and how it ended.
 
-    def __init__(self, call: Call) -> None:
+    Not every provider's package says why an answer ended, so that one without a reason is not cut for that. But where a
+    model has given a reason before, a text that ends without one was cut, however cleanly its connection was closed.
+    """
+
+    def __init__(self, call: Call, model: str, say_why: set[str]) -> None:
         self._call = call
+        self._model = model
+        self._say_why = say_why
         self._whole: AIMessageChunk | None = None
         self._said = Assembly()
 
@@ -289,6 +296,10 @@ class _Telling:
         whole = self._whole
         if whole is None:
             return Failure(FailureKind.MALFORMED, "the stream had no content")
+        if whole.response_metadata.get("finish_reason") or whole.response_metadata.get("stop_reason"):
+            self._say_why.add(self._model)
+        elif self._model in self._say_why and not whole.tool_call_chunks:
+            return self.broken(Failure(FailureKind.CUT_SHORT, "the stream ended without a finish reason"))
         return Chunk(
             finish=_finish(whole, self._call),
             usage=read_usage(whole) if whole.usage_metadata else None,
