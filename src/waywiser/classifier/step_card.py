@@ -54,13 +54,17 @@ def kinds(figures: Sequence[KindFigure]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def work(figures: Sequence[WorkFigure]) -> str:
-    """Return the section on sufficiency, in Markdown; empty figures say that the written prior stands alone."""
+def work(figures: Sequence[WorkFigure], steps: int, instances: int) -> str:
+    """Return the section on sufficiency, in Markdown; empty figures say that the written prior stands alone.
+
+    `steps` and `instances` say on how many verified steps, of how many sessions, the figures rest.
+    """
     title = "\n## Sufficiency of a tier for an agent's step\n\n"
     if not figures:
         return f"{title}No verified steps were given: the written prior stands alone, unmeasured.\n"
     lines = [
-        f"{title}Five folds, whole instances left out; four ranks. The top rank is always enough.\n",
+        f"{title}Five folds, whole instances left out; four ranks. The top rank is always enough.",
+        f"{steps} verified steps of {instances} sessions: few; a session more or less moves a share by points.\n",
         "| probability asked | the chosen rank was enough | it was the cheapest that is |",
         "|---|---|---|",
         *(f"| {one.asked:.1f} | {one.enough:.3f} | {one.exact:.3f} |" for one in figures),

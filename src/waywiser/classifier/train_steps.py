@@ -96,7 +96,8 @@ def train_steps(data: Path, seed: int) -> tuple[Arrays, str]:
         raise ConfigError(Problem(Place(str(data / "trajectories")), "too few recorded steps to learn from"))
     everything = np.ones(len(table.called), dtype=bool)
     kinds = fit_kinds(table, everything, seed)
-    card = step_card.kinds(kind_figures(table, seed)) + step_card.work(work_figures(steps, seed))
+    instances = len({(step.source, step.instance) for step in steps})
+    card = step_card.kinds(kind_figures(table, seed)) + step_card.work(work_figures(steps, seed), len(steps), instances)
     return {**kinds.arrays(), "work": fit_work(steps)}, card
 
 
@@ -284,6 +285,7 @@ def prior() -> Doubles:
 
     Answering from a given text and office work are within reach of small models; repairing code in a strange
     repository is not, at any point of the work; handing in a reviewed change is within reach of all but the smallest.
+    Written by people who had seen verified steps: `benchmarks/step_sufficiency.py` counts one from other sources alone.
     """
     weights = np.zeros((3, len(WORK_FEATURES) + 1))
     weights[:, -1] = (1.7, 2.3, 3.0)
