@@ -25,6 +25,7 @@ from waywiser.upstream.openai_inbound import (
     write_reply,
     write_usage,
 )
+from waywiser.upstream.remembered import Remembered
 from waywiser.upstream.wire import Raw, dump, mend
 
 _KEPT = frozenset({"metadata", "user", "prompt_cache_key", "safety_identifier", "store", "n", "modalities"})
@@ -45,6 +46,9 @@ class ChatDialect:
 
     name = "chat"
 
+    def __init__(self) -> None:
+        self._remembered = Remembered()
+
     def read(self, data: Mapping[str, Raw], call_id: str) -> Asked:
         """Read a request. Raises `BadInput` naming the place."""
         for name, value in data.items():
@@ -63,7 +67,8 @@ class ChatDialect:
             raise BadInput(f"stream_options.{strange[:100]}: this parameter is not supported")
         told = as_flag(streaming, "include_usage", "stream_options.") or False
         rest = {name: value for name, value in data.items() if value is not None and name not in _KEPT}
-        return Asked(read_call(rest, call_id), session, labels, samples, told)
+        call = read_call(rest, call_id, remembered=self._remembered)
+        return Asked(call, session, labels, samples, told)
 
     def whole(self, replies: Sequence[Reply], asked: Asked, *, model: str, now_s: float) -> bytes:
         """Write a chat completion, with one choice a reply."""

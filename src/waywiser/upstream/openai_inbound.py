@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TypeAlias, cast
 
 from waywiser.core.calls import JSON, Call, Chunk, Origin, Reply, ResponseFormat, Settings, Tool, Usage
 from waywiser.core.messages import File, Image, Message, Opaque, Part, Role, Text, Thinking, ToolCall
 from waywiser.errors import BadInput
+from waywiser.upstream.remembered import Remembered
 from waywiser.upstream.tool_schemas import check_parameters
 from waywiser.upstream.wire import Raw, dump, mapping_of, mend, parse, text_of
 
@@ -42,17 +44,23 @@ def read_json(body: bytes | str) -> Mapping[str, Raw]:
     return data
 
 
-def read_call(data: Mapping[str, Raw], call_id: str, origin: Origin | None = None) -> Call:
-    """Read a whole request. `model` is kept as it is written: what it means is the caller's affair."""
+def read_call(
+    data: Mapping[str, Raw], call_id: str, origin: Origin | None = None, remembered: Remembered | None = None
+) -> Call:
+    """Read a whole request. `model` is kept as it is written: what it means is the caller's affair.
+
+    What is `remembered` of earlier requests is not read again.
+    """
     for old, new in _LEGACY.items():
         if data.get(old) is not None:
             raise BadInput(f"{old}: no longer supported, use `{new}`")
     if data.get("n") not in (None, 1):
         raise BadInput("n: only one answer can be asked for")
-    tools = read_tools(data.get("tools"))
+    offered = data.get("tools")
+    tools = read_tools(offered) if remembered is None else remembered.tools(offered, lambda: read_tools(offered))
     return Call(
         call_id,
-        read_messages(data.get("messages")),
+        read_messages(data.get("messages"), remembered=remembered),
         tools,
         _format(data.get("response_format")),
         _settings(data, tools),
@@ -62,7 +70,7 @@ def read_call(data: Mapping[str, Raw], call_id: str, origin: Origin | None = Non
     )
 
 
-def read_messages(raw: Raw, place: str = "messages") -> tuple[Message, ...]:
+def read_messages(raw: Raw, place: str = "messages", remembered: Remembered | None = None) -> tuple[Message, ...]:
     """Read a history. Each tool result must answer a tool call made before it."""
     if not isinstance(raw, list):
         raise BadInput(f"{place}: expected an array of messages")
@@ -71,8 +79,10 @@ def read_messages(raw: Raw, place: str = "messages") -> tuple[Message, ...]:
     names: dict[str, str] = {}
     messages: list[Message] = []
     for index, item in enumerate(raw):
-        message = _message(item, f"{place}[{index}]", names)
-        names.update((call.id, call.name) for call in message.tool_calls)
+        read = partial(_message, item, f"{place}[{index}]", names)
+        message = read() if remembered is None else remembered.message(item, names, read)
+        for call in message.tool_calls:
+            names[call.id] = call.name
         messages.append(message)
     return tuple(messages)
 
