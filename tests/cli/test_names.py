@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from waywiser.cli import main
-from waywiser.core.claims import session_key
+from waywiser.core.calls import Origin
+from waywiser.core.claims import scopes, session_key
+from waywiser.core.policy import BudgetRule
 from waywiser.stores.sqlite import SqliteStore
 from waywiser.testing.ledger import NOW_S, a_receipt, claim, session_scope, settlement
+from waywiser.testing.pieces import a_call
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICY = str(ROOT / "policies/simulated.yaml")
@@ -70,6 +75,19 @@ def test_report_knows_no_such_session(store: str, capsys: pytest.CaptureFixture[
     code, out, _ = said(capsys, "report", "--session", "refused", "--store", store)
     assert code == 0, "a session that was only refused is one"
     assert "budget_exceeded" in out
+
+
+def test_a_session_whose_first_call_is_under_way_is_one(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    session = session_key("a/b", "acme")
+    call = replace(a_call(), origin=Origin(session=session, tenant="acme"))
+    path = scopes(BudgetRule(), call, time.time())
+    made = SqliteStore(store)
+    held = claim("h99", *path, session=session)
+    made.reserve(replace(held, now_s=time.time(), expires_s=time.time() + 60))
+    made.close()
+    code, out, _ = said(capsys, "report", "--session", session, "--store", store)
+    assert code == 0
+    assert "h99" in out
 
 
 def test_an_empty_store_has_nothing_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

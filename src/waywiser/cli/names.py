@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from urllib.parse import unquote
 
 from waywiser.core.claims import session_name
 from waywiser.core.receipt import Receipt
@@ -17,8 +18,10 @@ PATIENCE_S = 2.0
 
 
 def sessions(store: SessionStore) -> list[str]:
-    """All sessions that have spent anything or were refused anything, by the names under which a store keeps them."""
-    return sorted({row.session for row in store.spends()} | {row.session for row in store.refusals()})
+    """All sessions that hold, have spent or were refused anything, by the names under which a store keeps them."""
+    scopes = (key for hold in store.holds(time.time()) for key in hold.path if key.startswith("session/"))
+    holding = {unquote(key.rpartition("/")[2]) for key in scopes}
+    return sorted(holding | {row.session for row in store.spends()} | {row.session for row in store.refusals()})
 
 
 def beginning(store: SessionStore, start: str) -> list[Receipt]:

@@ -9,6 +9,7 @@ import json
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 
 from waywiser.core.receipt import Receipt
 
@@ -101,13 +102,13 @@ class Metrics:
         for name, (about, labels) in _COUNTERS.items():
             rows = [
                 (_labels(zip(labels, key[1:], strict=True)), count * _UNITS.get(name, 1))
-                for key, count in self._counts.items()
+                for key, count in sorted(self._counts.items())
                 if key[0] == name
             ]
             lines += _family(name, "counter", about, rows)
         for name, about in _HISTOGRAMS.items():
             lines += _family(name, "histogram", about, [])
-            for (of, surface), histogram in self._times.items():
+            for (of, surface), histogram in sorted(self._times.items(), key=itemgetter(0)):
                 if of == name:
                     lines += _buckets(f"waywiser_{name}", surface, histogram)
         return "\n".join((*lines, "")).encode()
