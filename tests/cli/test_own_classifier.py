@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
 
 from waywiser.classifier.classifier import WEIGHTS
 from waywiser.classifier.heads import load as read_weights
@@ -232,6 +234,53 @@ def test_languages_that_nobody_knows_are_told(folder: Path, languages: str, plac
     (problem,) = caught.value.problems
     assert (problem.place.line, problem.place.column) == place
     assert says in problem.message
+
+
+def test_explain_tells_what_the_classifier_saw_and_by_what_it_went(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = (
+        "rules:\n  - {when: {risk: [medical]}, floor: standard}\n"
+        "  - {when: {language: [de], task: [code]}, floor: premium}\n"
+    )
+    (folder / "own.yaml").write_text(POLICY + rules, "utf-8")
+    with Router.from_policy("own.yaml", store="own.sqlite") as router, router.session("s") as session:
+        router.chat_model().invoke("Can my doctor prescribe antibiotics for a virus, and is the therapy covered?")
+        (receipt,) = session.receipts()
+    assert main(["explain", receipt.id, "--store", "own.sqlite"]) == 0
+    told = capsys.readouterr().out
+    seen = next(line for line in told.splitlines() if line.startswith("  seen "))
+    assert "task " in seen
+    assert "risk medical (" in seen
+    assert "language en (" in seen
+    assert "enough with " in seen
+    why = next(line for line in told.splitlines() if line.startswith("  why "))
+    assert "medical “doctor”" in why
+    assert "rule 1 (line 11): at least standard (risk medical)" in told
+
+
+def test_explain_tells_by_what_the_kind_and_the_tier_of_an_agents_step_were_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @tool
+    def get_order(order_id: str) -> str:
+        """Look an order up."""
+        return order_id
+
+    (folder / "own.yaml").write_text(POLICY.replace("synthesis: {tier", "tool_call: {tier"), "utf-8")
+    history = [
+        HumanMessage("Why is order W1 late?"),
+        AIMessage("", tool_calls=[{"id": "c1", "name": "get_order", "args": {"order_id": "W1"}}]),
+        ToolMessage("Error: order W1 not found", tool_call_id="c1"),
+    ]
+    with Router.from_policy("own.yaml", store="own.sqlite") as router, router.session("s") as session:
+        router.chat_model().bind_tools([get_order]).invoke(history)
+        (receipt,) = session.receipts()
+    assert main(["explain", receipt.id, "--store", "own.sqlite"]) == 0
+    told = capsys.readouterr().out
+    assert "kind tool_call (" in told or "kind synthesis (" in told
+    for reason in ("the newest result is an error", "a tool result after 1 call in this turn", "tool turn"):
+        assert reason in told
 
 
 def test_a_ladder_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,26 @@ def test_rules_in_order(rules: Sequence[Rule], expected: tuple[int, int, int]) -
     assert len(target.reasons) == 1 + len(rules)
 
 
+def test_a_rule_says_what_the_classifier_found_that_it_asks_about() -> None:
+    known = seen(risk="medical", language="de", time_sensitive=0.75, task="code")
+    asks = Rule(
+        "rule 1", Condition(risk=frozenset({"medical", "legal"}), language_not=frozenset({"en"})), floor="standard"
+    )
+    more = Rule("rule 2", Condition(task=frozenset({"code"}), time_sensitive=True), floor="premium")
+    plain = Rule("rule 3", Condition(node=()), ceiling="premium")
+    assert aimed(ruled(asks, more, plain), known=known).reasons[1:] == (
+        "rule 1: at least standard (risk medical, language de)",
+        "rule 2: at least premium (task code, time-sensitive 0.75)",
+        "rule 3: at most premium",
+    )
+
+
+def test_auto_says_why_also_where_no_tier_is_enough() -> None:
+    known = replace(seen(0.1, 0.2, 0.3), why=("the newest result is an error", "tool turn 7"))
+    (reason,) = aimed(a_policy(steps=AUTO), known=known).reasons
+    assert reason == "auto: no tier reaches 0.80, so the top one (the newest result is an error; tool turn 7)"
+
+
 def test_pressure_lowers_the_ceiling_but_not_below_a_floor() -> None:
     budget = BudgetRule(pressure=(Pressure(0.6, "standard"), Pressure(0.85, "economy")))
     policy = a_policy(budget=budget)

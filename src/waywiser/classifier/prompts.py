@@ -92,8 +92,10 @@ class PromptHeads:
     def _telling(self, view: PromptView, words: Ints, task: int, hard: int) -> Iterator[tuple[Head, str]]:
         """Name the words that spoke most for the difficulty and the task."""
         harder, nearest = self._heads.telling(view, words, (_DIFFICULTY.start + hard, _TASK.start + task))
-        yield Head.DIFFICULTY, f"{DIFFICULTIES[hard]}{_quoted(view, harder)}"
-        yield Head.TASK, f"{TASKS[task]}{_quoted(view, nearest)}"
+        if harder >= 0:
+            yield Head.DIFFICULTY, f"{DIFFICULTIES[hard]}{_quoted(view, harder)}"
+        if nearest >= 0:
+            yield Head.TASK, f"{TASKS[task]}{_quoted(view, nearest)}"
 
     def _spoken(self, view: PromptView, risks: Sequence[Judged], timely: float) -> Iterator[tuple[Head, str]]:
         """Name the words that speak of a risk or of time, and what looks like a secret."""

@@ -6,6 +6,7 @@ import argparse
 
 from waywiser.cli.names import MOST, beginning, meant, sessions
 from waywiser.cli.output import plain, table, usd, write_json
+from waywiser.core.classification import Classification, Head
 from waywiser.core.receipt import Considered, Receipt
 from waywiser.errors import BadInput
 from waywiser.ports import SessionStore
@@ -68,6 +69,8 @@ def explained(receipt: Receipt) -> str:
     if receipt.refused:
         lines.append(f"  refused {receipt.refused}")
     lines += [f"  because {reason}" for reason in receipt.reasons]
+    if receipt.classification is not None:
+        lines += _seen(receipt.classification)
     usage = receipt.usage
     lines.append(
         f"  cost    {usd(receipt.cost_nanos)} for {usage.input_tokens} tokens in ({usage.cached_tokens} cached), "
@@ -84,6 +87,21 @@ def explained(receipt: Receipt) -> str:
     if receipt.considered:
         lines += ["", _considered(receipt.considered)]
     return "\n".join(lines) + "\n"
+
+
+def _seen(seen: Classification) -> list[str]:
+    """Tell what the classifier was asked, what it said, and by what it went."""
+    judged = {
+        Head.TASK: f"task {seen.task.label} ({seen.task.confidence:.0%})",
+        Head.DIFFICULTY: f"{seen.difficulty.label} ({seen.difficulty.confidence:.0%})",
+        Head.SUFFICIENCY: "enough with " + " / ".join(f"{chance:.2f}" for chance in seen.sufficiency),
+        Head.RISK: ", ".join(f"risk {risk.label} ({risk.confidence:.0%})" for risk in seen.risk) or "no risk",
+        Head.LANGUAGE: f"language {seen.language.label} ({seen.language.confidence:.0%})",
+        Head.TIME_SENSITIVE: f"time-sensitive ({seen.time_sensitive:.0%})",
+        Head.KIND: f"kind {seen.kind.label} ({seen.kind.confidence:.0%})",
+    }
+    lines = [f"  seen    {'; '.join(judged[head] for head in seen.heads)}"]
+    return [*lines, f"  why     {'; '.join(seen.why)}"] if seen.why else lines
 
 
 def _considered(considered: tuple[Considered, ...]) -> str:

@@ -7,7 +7,7 @@ demands is not traded for money; money has limits of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -96,6 +96,17 @@ class Condition:
         if self.input_tokens_above is not None and input_tokens <= self.input_tokens_above:
             return False
         return not self.heads or (seen is not None and self._holds_for(seen))
+
+    def found(self, seen: Classification) -> tuple[str, ...]:
+        """Say what the classifier found that this condition asks about."""
+        risks = [risk.label for risk in seen.risk if risk.label in self.risk]
+        return (
+            *([f"task {seen.task.label}"] if self.task else ()),
+            *([f"difficulty {seen.difficulty.label}"] if self.difficulty else ()),
+            *([f"risk {', '.join(risks)}"] if risks else ()),
+            *([f"language {seen.language.label}"] if self.language or self.language_not else ()),
+            *([f"time-sensitive {seen.time_sensitive:.2f}"] if self.time_sensitive is not None else ()),
+        )
 
     def _holds_for(self, seen: Classification) -> bool:
         language = seen.language.label
@@ -297,7 +308,7 @@ def aim(
         draft.reasons.append("auto without a classifier: the top tier")
     for entry in policy.rules:
         if entry.when.holds(call, step, seen, input_tokens):
-            _apply(policy, entry, draft)
+            _apply(policy, entry, draft, entry.when.found(seen) if seen is not None else ())
     for pressure in policy.budget.pressure:
         if spent_share >= pressure.at and policy.rank(pressure.ceiling) < draft.ceiling:
             draft.ceiling = policy.rank(pressure.ceiling)
@@ -322,14 +333,14 @@ def aim(
 
 
 def _auto(policy: Policy, sufficiency: float, seen: Classification) -> tuple[int, str]:
+    why = f" ({'; '.join(seen.why[:3])})" if seen.why else ""
     for rank, (tier, enough) in enumerate(zip(policy.tiers, seen.sufficiency, strict=False)):
         if enough >= sufficiency:
-            why = f" ({'; '.join(seen.why[:3])})" if seen.why else ""
             return rank, f"auto: {tier.name} is enough with probability {enough:.2f}, {sufficiency:.2f} asked{why}"
-    return len(policy.tiers) - 1, f"auto: no tier reaches {sufficiency:.2f}, so the top one"
+    return len(policy.tiers) - 1, f"auto: no tier reaches {sufficiency:.2f}, so the top one{why}"
 
 
-def _apply(policy: Policy, rule: Rule, draft: _Draft) -> None:
+def _apply(policy: Policy, rule: Rule, draft: _Draft, found: Sequence[str]) -> None:
     said = []
     if rule.tier:
         draft.rank = policy.rank(rule.tier)
@@ -352,4 +363,5 @@ def _apply(policy: Policy, rule: Rule, draft: _Draft) -> None:
     if rule.regions:
         draft.regions = draft.regions & rule.regions if draft.regions else rule.regions
         said.append(f"only in {', '.join(sorted(rule.regions))}")
-    draft.reasons.append(f"{rule.name}: {', '.join(said)}")
+    because = f" ({', '.join(found)})" if found else ""
+    draft.reasons.append(f"{rule.name}: {', '.join(said)}{because}")
