@@ -330,8 +330,8 @@ def _droppable(staged: StagedUpstream) -> tuple[Model, Callable[[], int]]:
     return model, staged.dropped
 
 
-def _soon(happened: Callable[[], bool], within_s: float = LATE_S) -> bool:
-    until = time.monotonic() + within_s
+def _soon(happened: Callable[[], bool]) -> bool:
+    until = time.monotonic() + LATE_S
     while not happened():
         if time.monotonic() > until:
             return False
