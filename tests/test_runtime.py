@@ -7,7 +7,10 @@ from langchain_core.language_models.fake_chat_models import FakeListChatModel
 
 from waywiser import ConfigError, Router, StoreError
 from waywiser.config.source import Source
-from waywiser.runtime import build, load, open_existing, open_store
+from waywiser.core.calls import Tool
+from waywiser.core.classification import Head
+from waywiser.core.messages import ToolCall, assistant, tool_result, user
+from waywiser.runtime import LazyClassifier, build, load, open_existing, open_store
 from waywiser.stores.memory import MemoryStore
 from waywiser.stores.redis import RedisStore
 from waywiser.stores.sqlite import SqliteStore
@@ -97,3 +100,17 @@ def test_a_check_may_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     policy.write_text(CHECKED.replace("own:premium", "mychecks:number"))
     with pytest.raises(ConfigError, match="is not a function"):
         Router.from_policy(policy, store=":memory:")
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_what_agents_do_is_remembered_in_live_calls_only(live: bool) -> None:
+    """The first step of an agent's second session is told by the first one, unless decisions are to be reproduced."""
+    asked = user("Where is my parcel?")
+    looked = [assistant("", [ToolCall("c1", "get_parcel", "{}")]), tool_result("c1", "moving")]
+    tools = (Tool("get_parcel", "Find a parcel"),)
+    classifier = LazyClassifier()
+    build(load("policies/simulated.yaml"), store=":memory:", classifier=classifier, live=live).close()
+    heads = frozenset({Head.KIND})
+    for history in ([asked], [asked, *looked], [user("Where is the other one?")]):
+        told = classifier.classify(history, tools, 3, heads)
+    assert ("the agent is known from earlier sessions" in told.why) == live

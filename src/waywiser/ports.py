@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from waywiser.core.budget import Amounts, Claim, Hold, Scope, Shortfall, Standing
 from waywiser.core.calls import Call, Chunk, Failure, Outcome, Tool
@@ -140,6 +140,15 @@ class Classifier(Protocol):
 
     def warm_up(self, heads: frozenset[Head] = HEADS) -> None:
         """Read what the first question to these heads would have to wait for."""
+        ...
+
+
+@runtime_checkable
+class RemembersAgents(Protocol):
+    """A classifier that can learn, from one session to the next, what an agent does: for live calls."""
+
+    def remember_agents(self) -> None:
+        """Begin to. What is said of a call then hangs on the sessions before: not for decisions to be reproduced."""
         ...
 
 

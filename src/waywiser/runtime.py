@@ -23,7 +23,7 @@ from waywiser.core.models import Model
 from waywiser.engine import Engine
 from waywiser.errors import ConfigError, Problem, StoreError
 from waywiser.health import board_of
-from waywiser.ports import Classifier, Clock, SessionStore, Sink, Upstream
+from waywiser.ports import Classifier, Clock, RemembersAgents, SessionStore, Sink, Upstream
 from waywiser.stores.memory import MemoryStore
 from waywiser.stores.sqlite import SqliteStore
 from waywiser.upstream.simulated_upstream import SimulatedUpstream
@@ -72,11 +72,13 @@ def build(
     sinks: Sequence[Sink] = (),
     clock: Clock | None = None,
     need_keys: bool = True,
+    live: bool = True,
 ) -> Runtime:
     """Put a runtime together.
 
     `store` is what `open_store` takes (default: the SQLite file `waywiser.sqlite` in the current folder).
     `models` answers for models by name with LangChain chat models. `need_keys=False` is for deciding without calling.
+    `live=False` is for decisions to be reproduced: what agents did in one session does not count in the next.
     Raises `ConfigError` for a model whose key is not in the environment, with the place where the policy names it.
     """
     own = dict(models or {})
@@ -93,12 +95,15 @@ def build(
 
         made["openai"] = made["anthropic"] = HttpUpstream(lambda model: key_of(model, core.keys))
     opened = open_store(store)
+    judge = classifier or policy.classifier or LazyClassifier()
+    if live and isinstance(judge, RemembersAgents):
+        judge.remember_agents()
     engine = Engine(
         core.policy,
         store=opened,
         upstreams={**made, **(upstreams or {})},
         counter=TokenCounter() if core.policy.budget.estimate == "strict" else TokenEstimator(),
-        classifier=classifier or policy.classifier or LazyClassifier(),
+        classifier=judge,
         checker=Acceptance(_own_checks(core, checks or {})),
         sinks=sinks,
         clock=clock or SystemClock(),
@@ -146,9 +151,19 @@ def open_existing(path: str | Path) -> SessionStore:
 class LazyClassifier:
     """The shipped classifier, loaded when first asked: numpy and weights cost what a policy may never need."""
 
+    def __init__(self) -> None:
+        self._remembers = False
+
     @cached_property
     def _shipped(self) -> Classifier:
-        return open_classifier()
+        opened = open_classifier()
+        if self._remembers and isinstance(opened, RemembersAgents):
+            opened.remember_agents()
+        return opened
+
+    def remember_agents(self) -> None:
+        """From now on learn what agents do; to be called before the first question."""
+        self._remembers = True
 
     def classify(
         self, messages: Sequence[Message], tools: Sequence[Tool], rungs: int, heads: frozenset[Head] = HEADS

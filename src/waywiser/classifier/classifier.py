@@ -120,6 +120,10 @@ class LocalClassifier:
             heads=asks.heads,
         )
 
+    def remember_agents(self) -> None:
+        """From now on let what an agent does in one session count for the kinds of steps in the next."""
+        self._steps.remember_agents()
+
     def warm_up(self, heads: frozenset[Head] = HEADS) -> None:
         """Answer a question once: the language head reads its model when it is first needed."""
         self.classify((user("Which language is this?"),), (), 1, heads)

@@ -36,7 +36,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def perform(args: argparse.Namespace) -> int:
     """Decide every call of the input. The exit code is 1 when any was refused."""
-    runtime = build(load(args.policy), store=":memory:", need_keys=False)
+    runtime = build(load(args.policy), store=":memory:", need_keys=False, live=False)
     runtime.engine.warm_up()
     refused = False
     for place, line in read_lines(args.calls):
