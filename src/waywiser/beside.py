@@ -11,6 +11,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import aclosing
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
@@ -19,13 +20,16 @@ from waywiser.core.calls import Chunk, Failure, Outcome
 from waywiser.core.effects import Begin, Heard
 from waywiser.health import HealthBoard
 from waywiser.ports import Clock, Upstream
-from waywiser.tally import CIRCUIT_OPEN, Tally
+from waywiser.tally import CIRCUIT_OPEN, CUT, Tally
 
 Piece: TypeAlias = Chunk | Failure
 Blocking: TypeAlias = Generator[Piece, None, None]
 Async: TypeAlias = AsyncGenerator[Piece, None]
 Rest = TypeVar("Rest")
 Done = TypeVar("Done")
+
+STOP_S = 0.25
+"""So long a request that was cancelled may take to end before it is left to itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +58,7 @@ class _Lanes(Generic[Done]):
 
     def _told(self, lane: int, came: Came[Rest]) -> Heard:
         self._heard.add(lane)
-        outcome: Outcome | None
-        if isinstance(came, Spoken):
-            last = came.head[-1] if came.head else None
-            outcome = last if isinstance(last, Failure) else None
-        else:
-            outcome = came
-        return self._running[lane][1].heard(lane, outcome)
+        return self._running[lane][1].heard(lane, _outcome(came))
 
     def _nobody(self) -> Heard:
         return Heard(None, None, self._clock.now(), self._clock.jitter())
@@ -87,15 +85,18 @@ class Beside(_Lanes[Future[Came[Blocking]]]):
         wait([done for _, done in running], patience_s, FIRST_COMPLETED)
         return next((self._told(lane, done.result()) for lane, done in running if done.done()), self._nobody())
 
-    def drop(self, lane: int) -> None:
-        """Give a request up."""
+    def drop(self, lane: int) -> Outcome | None:
+        """Give a request up; the answer is what it had come to."""
         asked, tally, done = self._running.pop(lane)
-        tally.outrun(stream=asked.stream)
+        late = _outcome(done.result()) if done.done() and done.exception() is None else None
+        tally.outrun(late, stream=asked.stream)
         done.add_done_callback(_close)
+        return late
 
     def follow(self, lane: int) -> tuple[Tally, Blocking]:
-        """Hand a stream over that was heard of; what it has said comes first."""
+        """Hand a stream over that was heard of; what it has said comes first. No other one is needed any more."""
         _, tally, done = self._running.pop(lane)
+        self.close()
         return tally, _followed(_spoken(done.result()))
 
     def close(self) -> None:
@@ -117,19 +118,19 @@ class Beside(_Lanes[Future[Came[Blocking]]]):
             done.set_exception(error)
 
 
-class BesideAsync(_Lanes[asyncio.Future[Came[Async]]]):
+class BesideAsync(_Lanes[asyncio.Future[Came["_Reader"]]]):
     """The requests of one call that run side by side, on an event loop."""
 
     async def begin(self, asked: Begin) -> float:
         """Send a request in a task of its own."""
         self._heard.discard(asked.lane)
         tally = await Tally.abegun(self._board, self._clock, asked.model.name)
-        done: asyncio.Future[Came[Async]]
+        done: asyncio.Future[Came[_Reader]]
         if tally.admitted:
             done = asyncio.ensure_future(self._run(asked))
         else:
             done = asyncio.get_running_loop().create_future()
-            done.set_result(Spoken((CIRCUIT_OPEN,), _aempty()) if asked.stream else CIRCUIT_OPEN)
+            done.set_result(Spoken((CIRCUIT_OPEN,), _Reader(_aempty())) if asked.stream else CIRCUIT_OPEN)
         self._running[asked.lane] = (asked, tally, done)
         return tally.began_s
 
@@ -139,50 +140,117 @@ class BesideAsync(_Lanes[asyncio.Future[Came[Async]]]):
         await asyncio.wait([done for _, done in running], timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
         return next((self._told(lane, done.result()) for lane, done in running if done.done()), self._nobody())
 
-    async def drop(self, lane: int) -> None:
-        """Give a request up."""
+    async def drop(self, lane: int) -> Outcome | None:
+        """Give a request up; the answer is what it had come to."""
         asked, tally, done = self._running.pop(lane)
-        tally.outrun(stream=asked.stream)
-        await self._stop(done)
+        late = _outcome(done.result()) if done.done() and done.exception() is None else None
+        tally.outrun(late, stream=asked.stream)
+        await _stop(done)
+        return late
 
-    def follow(self, lane: int) -> tuple[Tally, Async]:
-        """Hand a stream over that was heard of; what it has said comes first."""
+    async def follow(self, lane: int) -> tuple[Tally, Async]:
+        """Hand a stream over that was heard of; what it has said comes first. No other one is needed any more."""
         _, tally, done = self._running.pop(lane)
+        await self.close()
         return tally, _afollowed(_spoken(done.result()))
 
     async def close(self) -> None:
-        """Give up whatever still runs."""
-        while self._running:
-            _, tally, done = self._running.popitem()[1]
+        """Give up whatever still runs. All are told to stop before any is waited for: who waits may be stopped, too."""
+        running, self._running = self._running, {}
+        for _, tally, done in running.values():
             tally.let_go()
-            await self._stop(done)
+            done.cancel()
+        for _, _, done in running.values():
+            await _stop(done)
 
-    @staticmethod
-    async def _stop(done: asyncio.Future[Came[Async]]) -> None:
-        done.cancel()
-        await asyncio.wait([done])
-        if not done.cancelled() and done.exception() is None and isinstance(came := done.result(), Spoken):
-            await came.rest.aclose()
-
-    async def _run(self, asked: Begin) -> Came[Async]:
+    async def _run(self, asked: Begin) -> Came[_Reader]:
         upstream = self._upstreams[asked.model.api]
         if not asked.stream:
             return await upstream.asend(asked.model, asked.call, asked.timeout_s)
-        rest = upstream.astream(asked.model, asked.call, asked.timeout_s)
-        head: list[Piece] = []
+        reader = _Reader(upstream.astream(asked.model, asked.call, asked.timeout_s))
         try:
-            async for piece in rest:
-                head.append(piece)
-                if _says(piece):
-                    break
+            return Spoken(await reader.head, reader)
         except BaseException:
-            await rest.aclose()
+            await reader.stop()
             raise
-        return Spoken(tuple(head), rest)
+
+
+class _Reader:
+    """Reads a stream in one task from its first piece to its last, one piece ahead of whoever follows it.
+
+    A stream may hold on to the task that reads it, by a timeout or a context that it entered: moved to another one
+    after its first words it would break. `head` is what it said up to those.
+    """
+
+    def __init__(self, stream: Async) -> None:
+        self.head: asyncio.Future[tuple[Piece, ...]] = asyncio.get_running_loop().create_future()
+        self._ahead: asyncio.Queue[Piece | Exception | None] = asyncio.Queue(1)
+        self._task = asyncio.ensure_future(self._read(stream))
+
+    async def rest(self) -> Async:
+        """What follows the head. Raises what a bug of the upstream raised."""
+        while (piece := await self._ahead.get()) is not None:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+    async def stop(self) -> None:
+        """Have the stream closed."""
+        await _stop(self._task)
+
+    async def _read(self, stream: Async) -> None:
+        head: list[Piece] = []
+        last: Exception | None = None
+        try:
+            async with aclosing(stream):
+                async for piece in stream:
+                    if self.head.done():
+                        await self._ahead.put(piece)
+                        continue
+                    head.append(piece)
+                    if _says(piece):
+                        self.head.set_result(tuple(head))
+        except Exception as error:  # noqa: BLE001 - raised where the stream is waited for
+            last = error
+        if self.head.done():
+            await self._ahead.put(last)
+        elif last is not None:
+            self.head.set_exception(last)
+        else:
+            await self._ahead.put(None)
+            self.head.set_result(tuple(head))
+
+
+async def _stop(done: asyncio.Future[Done]) -> None:
+    """Cancel, and wait for the end, but not for ever: who was dropped must not hold up who was quicker."""
+    done.cancel()
+    await asyncio.wait([done], timeout=STOP_S)
+    if not done.done():
+        done.add_done_callback(_forgotten)
+    elif not done.cancelled() and done.exception() is None:
+        came = done.result()
+        if isinstance(came, Spoken):
+            await came.rest.stop()
+
+
+def _forgotten(done: asyncio.Future[Done]) -> None:
+    """Take note of a bug that nobody waits for any more, or asyncio would complain that nobody did."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _says(piece: Piece) -> bool:
     return isinstance(piece, Failure) or bool(piece.text or piece.tool_calls or piece.thinking or piece.finish)
+
+
+def _outcome(came: Came[Rest]) -> Outcome | None:
+    """What a request came to; None for a stream that has begun to speak. One that ended without a word has failed."""
+    if not isinstance(came, Spoken):
+        return came
+    last = came.head[-1] if came.head else None
+    if last is None or not _says(last):
+        return CUT
+    return last if isinstance(last, Failure) else None
 
 
 def _head(rest: Blocking) -> tuple[Piece, ...]:
@@ -214,14 +282,14 @@ def _followed(spoken: Spoken[Blocking]) -> Blocking:
         spoken.rest.close()
 
 
-async def _afollowed(spoken: Spoken[Async]) -> Async:
+async def _afollowed(spoken: Spoken[_Reader]) -> Async:
     try:
         for piece in spoken.head:
             yield piece
-        async for piece in spoken.rest:
+        async for piece in spoken.rest.rest():
             yield piece
     finally:
-        await spoken.rest.aclose()
+        await spoken.rest.stop()
 
 
 def _empty() -> Blocking:

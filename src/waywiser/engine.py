@@ -218,9 +218,9 @@ class Engine:
                 elif isinstance(effect, Wait):
                     result = beside.wait(effect.patience_s)
                 elif isinstance(effect, Drop):
-                    result = None
-                    beside.drop(effect.lane)
+                    result = beside.drop(effect.lane)
                 elif isinstance(effect, Follow):
+                    stream.close()
                     tally, stream = beside.follow(effect.lane)
                     result = tally.began_s
                 else:
@@ -230,10 +230,12 @@ class Engine:
             raise
         finally:
             run.close()
-            stream.close()
             tally.let_go()
-            beside.close()
-            self._let_go(pipeline.abandon(self.clock.now(), broken))
+            try:
+                stream.close()
+            finally:
+                beside.close()
+                self._let_go(pipeline.abandon(self.clock.now(), broken))
 
     async def _adrive(  # noqa: C901, PLR0912, PLR0915 - as above
         self, call: Call, done: list[Done]
@@ -298,10 +300,10 @@ class Engine:
                 elif isinstance(effect, Wait):
                     result = await beside.wait(effect.patience_s)
                 elif isinstance(effect, Drop):
-                    result = None
-                    await beside.drop(effect.lane)
+                    result = await beside.drop(effect.lane)
                 elif isinstance(effect, Follow):
-                    tally, stream = beside.follow(effect.lane)
+                    await stream.aclose()
+                    tally, stream = await beside.follow(effect.lane)
                     result = tally.began_s
                 else:
                     result = self._thought(effect)
@@ -315,8 +317,10 @@ class Engine:
                 if lasts := pipeline.abandon(self.clock.now(), broken):
                     await asyncio.shield(self._alet_go(lasts))
             finally:
-                await stream.aclose()
-                await beside.close()
+                try:
+                    await stream.aclose()
+                finally:
+                    await beside.close()
 
     def _let_go(self, lasts: Sequence[Settle | Record]) -> None:
         """Perform what a stopped call left to do. The caller should see what stopped it: a lease frees the hold."""

@@ -8,7 +8,7 @@ from waywiser.health import HealthBoard
 from waywiser.ports import Clock
 
 CIRCUIT_OPEN = Failure(FailureKind.OVERLOADED, "not asked: its circuit is open after repeated failures", sent=False)
-_CUT = Failure(FailureKind.CUT_SHORT, "the stream ended without a finish reason")
+CUT = Failure(FailureKind.CUT_SHORT, "the stream ended without a finish reason")
 
 
 class Tally:
@@ -48,7 +48,7 @@ class Tally:
         """Take the next piece of a stream; None is its end."""
         now_s = self._clock.now()
         if item is None or isinstance(item, Failure):
-            self._note(item or _CUT, now_s)
+            self._note(item or CUT, now_s)
         else:
             if self._first_s is None and (item.text or item.tool_calls or item.thinking):
                 self._first_s = now_s - self.began_s
@@ -65,9 +65,11 @@ class Tally:
             self._first_s = now_s - self.began_s
         return Heard(lane, outcome, now_s, self._clock.jitter())
 
-    def outrun(self, *, stream: bool) -> None:
-        """Note that the request was dropped because another one answered first."""
-        if not self._noted:
+    def outrun(self, outcome: Outcome | None, *, stream: bool) -> None:
+        """Note that the request was dropped because another one answered first; `outcome`: it came, but too late."""
+        if outcome is not None:
+            self._note(outcome if isinstance(outcome, Failure) else None, self._clock.now())
+        elif not self._noted:
             self._noted = True
             now_s = self._clock.now()
             self._board.outrun(self._model, now_s - self.began_s, stream, now_s)

@@ -115,8 +115,9 @@ class Sim:
                     stream, result = self._pieces(lanes.pop(effect.lane)[1]), self.now_s
                 case Drop():
                     self.dropped.append(effect.lane)
-                    result = lanes.pop(effect.lane)[0]
-                    result = None
+                    at_s, outcome = lanes.pop(effect.lane)
+                    speaks = call.stream and isinstance(outcome, Reply)
+                    result = None if at_s > self.now_s or speaks else outcome
                 case Pull():
                     result = Pulled(next(stream, None), self.now_s, 0.5)
                 case StopStream():
@@ -190,6 +191,30 @@ def test_when_one_fails_the_other_goes_on(slow: str, quick: str, stream: bool) -
     assert ends(done) == [(quick, "overloaded"), (slow, "")]
     assert sim.dropped == []
     assert sim.spent()[1] == 2
+
+
+def test_an_answer_that_comes_just_too_late_is_paid_for_as_it_was() -> None:
+    late = said("too late", tokens=(7, 3))
+    sim = Sim(a_policy(steps=HEDGED), {"a/middle": [(2.5, said("first"))], "b/middle": [(0.5, late)]})
+    done = sim.run(a_call())
+    assert ends(done) == [("b/middle", "outrun"), ("a/middle", "")]
+    assert done.receipt.attempts[0].usage == late.usage
+    assert sim.spent() == (done.receipt.cost_nanos, 2)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_failure_that_comes_just_too_late_is_a_failure_all_the_same(stream: bool) -> None:
+    unasked = replace(failed("overloaded"), sent=False)
+    sim = Sim(a_policy(steps=HEDGED), {"a/middle": [(2.5, said("first"))], "b/middle": [(0.5, unasked)]})
+    done = sim.run(a_call(stream=stream))
+    assert ends(done) == [("b/middle", "overloaded"), ("a/middle", "")]
+    assert sim.spent() == (done.receipt.attempts[1].cost_nanos, 1)
+
+
+def test_nobody_stands_in_after_the_deadline() -> None:
+    policy = a_policy(steps=HEDGED, fallback=FallbackRule(deadline_s=1.0))
+    sim = Sim(policy, {"a/middle": [(5.0, said("long, but without a silence"))]})
+    assert ends(sim.run(a_call())) == [("a/middle", "")]
 
 
 def test_when_both_fail_the_next_model_is_asked() -> None:

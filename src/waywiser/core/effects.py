@@ -151,8 +151,11 @@ class Wait(Effect[Heard]):
 
 
 @dataclass(frozen=True, slots=True)
-class Drop(Effect[None]):
-    """Give a request up that another one has outrun."""
+class Drop(Effect["Outcome | None"]):
+    """Give a request up that another one has outrun. The answer is what it had come to by then, too late to be heard.
+
+    None: nothing yet, or a stream that goes on.
+    """
 
     lane: int
 

@@ -304,6 +304,8 @@ class Pipeline:
         stream = self._call.stream
 
         def spare() -> Effects[Runner | None]:
+            if self._moment.now_s >= self._deadline_s:
+                return None
             flight = self._fly(judgement.verdict.ladder[hedged.spare], judgement.step.kind)
             limit = judgement.verdict.output_limit
             granted = yield from self._purse.reserve(self._call, flight, limit, self._moment, patient=False)
@@ -314,10 +316,11 @@ class Pipeline:
             call, flight.notes = self._outbound(flight)
             return Runner(flight, call, self._timeout_s())
 
-        def lost(runner: Runner, failure: Failure | None) -> Effects[None]:
-            if failure is not None:
-                return self._failed(runner.flight, failure)
-            return self._lost(runner.flight, outrun_usage(runner.flight, stream=stream), OUTRUN, "another was quicker")
+        def lost(runner: Runner, came: Outcome | None) -> Effects[None]:
+            if isinstance(came, Failure):
+                return self._failed(runner.flight, came)
+            used = outrun_usage(runner.flight, came, stream=stream)
+            return self._lost(runner.flight, used, OUTRUN, "another was quicker")
 
         return race(first, hedged.patience_s, self._moment, stream=stream, spare=spare, lost=lost)
 

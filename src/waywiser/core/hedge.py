@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from waywiser.core.calls import Call, Failure, Usage
+from waywiser.core.calls import Call, Failure, Outcome, Reply, Usage
 from waywiser.core.draft import InFlight
 from waywiser.core.effects import Begin, Drop, Effect, Heard, Moment, Wait, perform
 from waywiser.core.fallback import Tried, spare_rung
@@ -69,12 +69,12 @@ def race(
     *,
     stream: bool,
     spare: Callable[[], Steps[Runner | None]],
-    lost: Callable[[Runner, Failure | None], Steps[None]],
+    lost: Callable[[Runner, Outcome | None], Steps[None]],
 ) -> Steps[tuple[Runner, Heard]]:
     """Run the race; the answer is who won it (or failed last), and what was heard of that.
 
-    `spare` makes the second runner, if there is money for it. `lost` settles a runner that failed while the other was
-    still running, or (None) was outrun.
+    `spare` makes the second runner, if there is money and time for it. `lost` settles the runner that did not win: it
+    failed, answered too late, or (None) had come to nothing yet.
     """
     yield from _begin(0, first, stream=stream)
     heard = yield from _wait(patience_s, moment)
@@ -89,8 +89,8 @@ def race(
     if isinstance(heard.outcome, Failure):
         yield from lost(winner, heard.outcome)
         return other, (yield from _wait(None, moment))
-    yield from perform(Drop(0 if heard.lane else 1))
-    yield from lost(other, None)
+    late = yield from perform(Drop(0 if heard.lane else 1))
+    yield from lost(other, late)
     return winner, heard
 
 
@@ -106,11 +106,14 @@ def _begin(lane: int, runner: Runner, *, stream: bool) -> Steps[None]:
     flight.started_s = yield from perform(Begin(lane, flight.candidate.model, runner.call, runner.timeout_s, stream))
 
 
-def outrun_usage(flight: InFlight, *, stream: bool) -> Usage:
-    """What an outrun request is charged for: its prompt, and the answer it was expected to give where it answers whole.
+def outrun_usage(flight: InFlight, late: Reply | None, *, stream: bool) -> Usage:
+    """What an outrun request is charged for: what it used, if it answered all the same; else what must be assumed.
 
-    A stream is stopped before it has said a word; nobody can stop a provider that answers whole.
+    That is its prompt, and the answer it was expected to give where it answers whole: nobody can stop a provider then.
+    A stream is stopped before it has said a word.
     """
+    if late is not None:
+        return flight.counted(late).usage
     expected = flight.candidate.expected
     if stream:
         return Usage(expected.input_tokens, estimated=True)
