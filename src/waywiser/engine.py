@@ -43,7 +43,7 @@ from waywiser.core.receipt import Receipt
 from waywiser.core.session import Opened
 from waywiser.errors import BudgetExceeded, LoopDetected, NoEligibleModel, RoutingRefused, StoreError, UpstreamError
 from waywiser.health import HealthBoard
-from waywiser.ports import Classifier, Clock, SessionStore, Sink, TokenCounter, Upstream
+from waywiser.ports import Classifier, Clock, LoopBound, SessionStore, Sink, TokenCounter, Upstream
 from waywiser.tally import CIRCUIT_OPEN, Tally
 
 Checker = Callable[[Call, Reply, tuple[str, ...]], str]
@@ -155,8 +155,9 @@ class Engine:
 
     async def aclose(self) -> None:
         """Release the store and all connections."""
-        for upstream in set(self._upstreams.values()):
-            await upstream.aclose()
+        for owner in (*set(self._upstreams.values()), self.store):
+            if isinstance(owner, LoopBound):
+                await owner.aclose()
         self.close()
 
     def _drive(self, call: Call) -> Generator[Chunk, None, Done]:  # noqa: C901, PLR0912, PLR0915 - one branch an effect

@@ -144,6 +144,15 @@ class Classifier(Protocol):
 
 
 @runtime_checkable
+class LoopBound(Protocol):
+    """What keeps connections of an event loop's own, as some stores do."""
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        ...
+
+
+@runtime_checkable
 class RemembersAgents(Protocol):
     """A classifier that can learn, from one session to the next, what an agent does: for live calls."""
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -99,7 +98,7 @@ class Server:
             self._client: Any = redis.Redis.from_url(url, retry=Retry(*self._retries), **self._options)
         except ValueError as error:
             raise ConfigError(f"the address of the redis store is wrong: {error}") from None
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = weakref.WeakKeyDictionary()
+        self._loops: dict[asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[Any, None]]] = {}
 
     def __str__(self) -> str:
         """Name the server without its password."""
@@ -156,9 +155,9 @@ class Server:
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
-        client = self._loops.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+        found = self._loops.pop(asyncio.get_running_loop(), None)
+        if found is not None:
+            await found[1].aclose()
 
     def _perform(self, batch: Batch) -> list[Any]:
         try:
@@ -181,9 +180,8 @@ class Server:
 
     async def _aperform(self, batch: Batch) -> list[Any]:
         loop = asyncio.get_running_loop()
-        client = self._loops.get(loop)
-        if client is None:
-            client = self._loops[loop] = self._async_client()
+        found = self._loops.get(loop)
+        client = found[0] if found is not None else await self._of_this(loop)
         try:
             if len(batch) == 1:
                 try:
@@ -203,10 +201,23 @@ class Server:
         except self._redis.exceptions.RedisError as error:
             raise self._trouble(error) from error
 
-    def _async_client(self) -> Any:
+    async def _of_this(self, loop: asyncio.AbstractEventLoop) -> Any:
+        for ended in [other for other in list(self._loops) if other.is_closed()]:  # other threads have loops, too
+            self._loops.pop(ended, None)
+        holder = self._holding()
+        client = await anext(holder)
+        self._loops[loop] = (client, holder)
+        return client
+
+    async def _holding(self) -> AsyncGenerator[Any, None]:
+        """Hold a client while its event loop runs: `asyncio.run` and its like close what has begun before they end."""
         from redis.asyncio.retry import Retry  # noqa: PLC0415 - an extra, needed only here
 
-        return self._redis.asyncio.Redis.from_url(self._url, retry=Retry(*self._retries), **self._options)
+        client = self._redis.asyncio.Redis.from_url(self._url, retry=Retry(*self._retries), **self._options)
+        try:
+            yield client
+        finally:
+            await client.aclose()
 
     def _client_pipeline(self, batch: Batch) -> Any:
         return self._queue(self._client.pipeline(transaction=False), batch)

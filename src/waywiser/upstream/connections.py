@@ -229,8 +229,8 @@ class LoopSessions:
         found = self._holders.get(loop)
         if found is not None and not found[0].closed:
             return found[0]
-        for ended in [other for other in self._holders if other.is_closed()]:
-            del self._holders[ended]
+        for ended in [other for other in list(self._holders) if other.is_closed()]:  # other threads have loops, too
+            self._holders.pop(ended, None)
         holder = _holding()
         session = await anext(holder)
         self._holders[loop] = (session, holder)
