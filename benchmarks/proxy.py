@@ -10,7 +10,8 @@ fixed tier for a declared node, once under `auto`, where the classifier decides.
 round that others on the machine disturbed least, for every subject alike:
 
 - `p50_ms`, with one client, and `added_ms`, what that is above asking the upstream directly;
-- `rps`, requests a second with 32 clients;
+- `rps`, requests a second with 32 clients, and `cpu_ms`, what each takes of the worker's CPU time: where others use the
+  machine too, that is the steadier figure;
 - `first_ms` and `first_added_ms`, the time to the first piece of a stream that says something, of steps that a person
   reads: no tools are offered. (What nobody reads is held until it is whole.)
 
@@ -178,8 +179,8 @@ async def one_at_a_time(subject: Subject, calls: int, *, stream: bool = False) -
     return statistics.median(took)
 
 
-async def at_once(subject: Subject, seconds: float, width: int = 32, most: int = 10**9) -> float:
-    """Requests a second with `width` clients."""
+async def at_once(subject: Subject, seconds: float, width: int = 32, most: int = 10**9) -> tuple[float, float]:
+    """Requests a second with `width` clients, and the CPU time that each takes of the worker, in ms."""
     asked = bodies(subject.model, stream=False)
     count, until = 0, time.perf_counter() + seconds
 
@@ -194,10 +195,16 @@ async def at_once(subject: Subject, seconds: float, width: int = 32, most: int =
             number += 1
         client.transport.close()
 
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), cpu_s(subject.pid)
     await asyncio.gather(*(follow(first + 1) for first in range(width)))
     SESSION.clear()
-    return count / (time.perf_counter() - began)
+    return count / (time.perf_counter() - began), (cpu_s(subject.pid) - worked) / count * 1000
+
+
+def cpu_s(pid: int) -> float:
+    """The CPU time a process has taken so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mb(pid: int) -> float:
@@ -269,7 +276,9 @@ def begin(args: argparse.Namespace, folder: Path, running: list[subprocess.Popen
 
 
 async def measure(args: argparse.Namespace, subjects: list[Subject]) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, list[float]]] = {s.name: {"p50_ms": [], "rps": [], "first_ms": []} for s in subjects}
+    found: dict[str, dict[str, list[float]]] = {
+        s.name: {"p50_ms": [], "rps": [], "cpu_ms": [], "first_ms": []} for s in subjects
+    }
     for subject in subjects:
         await one_at_a_time(subject, 40)
         await one_at_a_time(subject, 40, stream=True)
@@ -278,8 +287,10 @@ async def measure(args: argparse.Namespace, subjects: list[Subject]) -> dict[str
             calls = args.calls if subject.name != "litellm" else max(args.calls // 4, 40)
             found[subject.name]["p50_ms"].append(await one_at_a_time(subject, calls))
             found[subject.name]["first_ms"].append(await one_at_a_time(subject, calls // 2, stream=True))
-            found[subject.name]["rps"].append(await at_once(subject, args.seconds))
-    best = {"p50_ms": min, "first_ms": min, "rps": max}
+            rps, cpu_ms = await at_once(subject, args.seconds)
+            found[subject.name]["rps"].append(rps)
+            found[subject.name]["cpu_ms"].append(cpu_ms)
+    best = {"p50_ms": min, "first_ms": min, "rps": max, "cpu_ms": min}
     out = {name: {key: best[key](values) for key, values in row.items()} for name, row in found.items()}
     direct = out["direct"]
     for row in out.values():
@@ -323,7 +334,8 @@ def main() -> None:
         print(f"{name:18}" + "  ".join(f"{key} {value:9.2f}" for key, value in row.items()))
     if "litellm" in out:
         for name in ("waywiser, fixed", "waywiser, auto"):
-            print(f"{name}: {out[name]['rps'] / out['litellm']['rps']:.1f} times LiteLLM's requests a second")
+            rps, cpu = (out[name]["rps"] / out["litellm"]["rps"], out["litellm"]["cpu_ms"] / out[name]["cpu_ms"])
+            print(f"{name}: {rps:.1f} times LiteLLM's requests a second, {cpu:.1f} times as many for the same CPU time")
 
 
 if __name__ == "__main__":
