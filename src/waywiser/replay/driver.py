@@ -16,6 +16,7 @@ from waywiser.core.effects import (
     Begin,
     Check,
     Classify,
+    Drop,
     Effect,
     Follow,
     Open,
@@ -124,6 +125,8 @@ class Driver:
                 result = now_s
             elif isinstance(effect, Wait):
                 result = race.wait(effect, now_s, JITTER)
+            elif isinstance(effect, Drop):
+                result = race.late
             elif isinstance(effect, Follow):
                 outcome = race.outcome
                 stream = iter((outcome,)) if isinstance(outcome, Failure) else _chunks(outcome, None)

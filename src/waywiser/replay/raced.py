@@ -43,7 +43,7 @@ def impatient(receipt: Receipt, known: Mapping[str, Health]) -> Mapping[str, Hea
 class Race:
     """Two requests side by side, replayed: who came back first is read off the attempts of the receipt.
 
-    `outcome` is what the newest that came back came to.
+    `outcome` is what the newest that came back came to, `late` what the one that was outrun had come to by then.
     """
 
     def __init__(self, told: Iterator[Attempt], answer: Callable[[Begin], Reply]) -> None:
@@ -51,6 +51,7 @@ class Race:
         self._answer = answer
         self._lanes: dict[str, Begin] = {}
         self.outcome: Reply | Failure = Reply()
+        self.late: Reply | None = None
 
     def begin(self, asked: Begin) -> None:
         """Take a request. The first lane begins a new race."""
@@ -65,6 +66,7 @@ class Race:
         attempt = next(self._told, None)
         if attempt is not None and attempt.failure == OUTRUN:
             self._lanes.pop(attempt.model, None)
+            self.late = None if attempt.usage.estimated else Reply(usage=attempt.usage)
             attempt = next(self._told, None)
         asked = self._lanes.get(attempt.model if attempt is not None else "") or next(iter(self._lanes.values()))
         self.outcome = failed_then(attempt, asked.model) or self._answer(asked)
