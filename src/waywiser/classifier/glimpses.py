@@ -19,9 +19,8 @@ EDGE_CHARS: Final = 3000
 _MOST_IDS: Final = 64
 _OPENING_WORDS: Final = 8
 
-_INSIDE = re.compile(r"[A-Za-z0-9_-]*")
+_FROM_DIGIT = re.compile(r"[0-9][A-Za-z0-9_-]*")
 _TOKEN_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
-_DIGIT = re.compile(r"[0-9]")
 _NUMERAL = re.compile(r"\d")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,64}\.\w")
@@ -228,14 +227,14 @@ def identifiers(text: str) -> frozenset[str]:
     """Collect words that look like an identifier: five characters or more, a digit among them, and no date."""
     found: set[str] = set()
     # From digit to digit, not from word to word: most words have none.
-    digit = _DIGIT.search(text)
-    while digit is not None and len(found) < _MOST_IDS:
-        begin, end = digit.start(), _INSIDE.match(text, digit.end()).end()  # type: ignore[union-attr]  # matches always
+    for rest in _FROM_DIGIT.finditer(text):
+        begin, end = rest.span()
         while begin and text[begin - 1] in _TOKEN_CHARS:
             begin -= 1
         if 5 <= end - begin <= 40 and _DATE.match(text, begin, end) is None:
             found.add(text[begin:end].lower())
-        digit = _DIGIT.search(text, end)
+            if len(found) == _MOST_IDS:
+                break
     return frozenset(found)
 
 
