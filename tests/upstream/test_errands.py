@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import subprocess
 import sys
 import threading
@@ -91,6 +93,37 @@ def test_what_is_overdue_is_left_behind_and_counted_until_it_comes_back(letting_
     letting_go.set()
     assert soon(lambda: errands.stuck == 0 and len(closed) == 2), "it does the last thing when it comes back"
     errands.begin().end()
+
+
+@pytest.mark.parametrize("how", ["overdue", "cancelled"])
+def test_what_goes_wrong_later_is_nobodys_trouble(how: str, letting_go: threading.Event) -> None:
+    """asyncio would report an error that is never asked for, long after the call."""
+    reported: list[str] = []
+
+    def work() -> None:
+        letting_go.wait()
+        raise ValueError("too late")
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(str(context["message"])))
+        errands = Errands()
+        errand = errands.begin()
+        task = asyncio.ensure_future(errand.ado(work, 0.01 if how == "overdue" else 5))
+        await asyncio.sleep(0)
+        if how == "cancelled":
+            task.cancel()
+        with pytest.raises((Overdue, asyncio.CancelledError)):
+            await task
+        errand.end()
+        del task
+        letting_go.set()
+        while errands.stuck:  # noqa: ASYNC110 - a thread counts
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)
+        gc.collect()
+
+    asyncio.run(run())
+    assert reported == []
 
 
 def test_a_model_that_hangs_costs_a_bounded_number_of_threads(letting_go: threading.Event) -> None:

@@ -112,6 +112,8 @@ class Errand:
                 await asyncio.wait([done])
         except TimeoutError:
             raise Overdue from None
+        finally:
+            done.cancel() or done.exception()  # whatever comes of it later, or came just now, is not missed
         self._busy = False
         return done.result()
 
