@@ -11,6 +11,7 @@ from genai_prices import Usage, calc_price
 
 from waywiser.classifier.corpus import Example
 from waywiser.classifier.fit import FOLDS, Doubles, Indices, calibration_error
+from waywiser.classifier.lexicon import WORDS
 from waywiser.core.classification import DIFFICULTIES, TASKS
 
 Truth: TypeAlias = npt.NDArray[np.bool_]
@@ -127,7 +128,8 @@ def risk_line(risk: str, rows: Sequence[Example], truth: Truth, margins: Doubles
     """Return the row of the risk table for one risk."""
     own = np.array([row.source == "written:risk" for row in rows])
     sure = np.array([row.risk is not None for row in rows]) & ~truth
-    others, near = sure & ~own, sure & own
+    lone = np.array([row.source == WORDS for row in rows])
+    others, near = sure & ~own & ~lone, sure & own
     at_two = float(np.quantile(margins[others], 0.98))
     found = margins > threshold
     precision = truth[found].mean() if found.any() else 0.0
@@ -138,7 +140,8 @@ def risk_line(risk: str, rows: Sequence[Example], truth: Truth, margins: Doubles
     )
     return (
         f"| {risk} | {truth.sum()} | {(margins[truth] > at_two).mean():.3f} | {found[truth].mean():.3f} "
-        f"| {found[others].mean():.3f} | {found[near].mean():.3f} | {precision:.3f} | {by} |\n"
+        f"| {found[others].mean():.3f} | {_share(found[near])} | {_share(found[sure & lone])} "
+        f"| {precision:.3f} | {by} |\n"
     )
 
 
@@ -149,11 +152,13 @@ def risk(lines: Sequence[str], transfers: Sequence[tuple[str, str, float, float]
         for source, name, recall, alarms in transfers
     )
     return (
-        "\n## Risk\n\nFalse alarms are counted on the public sets' prompts of other domains; the threshold that ships\n"
-        "allows 1.5%. Near misses are written: prompts of no risk, or of another, that share its words (“kill a\n"
-        "process”, “a river bank”).\n\n"
-        "| risk | rows | recall at 2% false alarms | recall as shipped | false alarms | of near misses | precision "
-        "| recall at 2% by source |\n"
+        "\n## Risk\n\nFalse alarms are counted on the public sets' prompts of other domains. The threshold that ships\n"
+        "finds 96% of a risk (97.5% of self-harm), or as much as 1.5% false alarms allow. The lists of words behind\n"
+        "the concepts were written with the written prompts in sight: on other people's words expect less. Near\n"
+        "misses are written: prompts of no risk, or of another, that share its words (“kill a process”, “a river\n"
+        "bank”). Single words of the prompts, out of context, are no risk either.\n\n"
+        "| risk | rows | recall at 2% false alarms | recall as shipped | false alarms | of near misses "
+        "| of single words | precision | recall at 2% by source |\n"
         "|---|---|---|---|---|---|---|---|\n"
         + "".join(lines)
         + "\nA source left out whole, threshold from the others:\n\n"
@@ -211,6 +216,11 @@ def _by(names: npt.NDArray[np.str_], right: Truth) -> str:
     return ", ".join(
         f"{name} {right[names == name].mean():.3f} ({(names == name).sum()})" for name in sorted(set(names))
     )
+
+
+def _share(found: Truth) -> str:
+    """Return the share of rows found, or a dash where there is no row."""
+    return f"{found.mean():.3f}" if found.size else "-"
 
 
 def _f1(said: Truth, true: Truth) -> float:

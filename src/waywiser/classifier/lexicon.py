@@ -21,6 +21,12 @@ _FOLDER = Path(__file__).parent / "written"
 _CHOICE = re.compile(r"\{([^{}]*)\}")
 _FILLER = re.compile(r"<(passage|code)>")
 _EXPANSIONS = 14
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_READ = 400
+_COMMON = 4
+_LONE_WORDS = 2500
+WORDS = "words"
+"""The source of rows that are a single word."""
 _PASSAGES = (1, 1, 2, 4)  # a passage is one of the written texts, or several: what is asked must be found in long ones
 # Prompts nobody asked weigh less than those somebody did: they are there for what the public sets lack.
 _WRITTEN_TASK = 0.5
@@ -105,3 +111,22 @@ def speaks_of(text: str, names: Sequence[str]) -> bool:
     """Say whether a text contains any word of the concepts `names`."""
     known = concepts()
     return bool(known.strength(PromptView(text))[[known.names.index(name) for name in names]].any())
+
+
+def lone_words(examples: Sequence[Example], seed: int) -> list[Example]:
+    """Return words of the prompts as prompts of their own. Out of context a word is no risk, and asks for nothing new.
+
+    Without them a head, which knows whole prompts only, reads what it likes into a single word. A word that a
+    concept knows as a risk, or as a matter of time, is not said to be none.
+    """
+    counts: dict[str, int] = {}
+    for example in examples:
+        for word in set(_WORD.findall(example.text[:_READ])):
+            counts[word] = counts.get(word, 0) + 1
+    common = sorted(word for word, count in counts.items() if count >= _COMMON)
+    chance = random.Random(seed)  # noqa: S311 - as above
+    found = []
+    for word in sorted(chance.sample(common, min(_LONE_WORDS, len(common)))):
+        risk = None if speaks_of(word, RISKS) else ()
+        found.append(Example(word, WORDS, risk=risk, timely=None if speaks_of(word, ("now", "changing")) else False))
+    return found

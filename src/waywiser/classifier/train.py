@@ -30,7 +30,7 @@ from waywiser.classifier.fit import (
     fit,
 )
 from waywiser.classifier.heads import LinearHeads, load, quantise, save
-from waywiser.classifier.lexicon import concepts, speaks_of, written
+from waywiser.classifier.lexicon import WORDS, concepts, lone_words, speaks_of, written
 from waywiser.classifier.steps import PLAIN
 from waywiser.classifier.train_receipts import Outcome, Recalibration, recalibrate
 from waywiser.classifier.train_receipts import card as card_of_receipts
@@ -41,6 +41,10 @@ PROMPTS = "prompts.npz"
 STEPS = "steps.npz"
 CARD = "MODEL_CARD.md"
 FALSE_ALARMS = 0.015
+RECALL = 0.96
+RECALLS = {"self_harm": 0.975}
+"""What is enough of a risk. To miss a person in need is worse than to worry about one who is not."""
+_WRITTEN_RISK = 3.0
 
 Truth: TypeAlias = npt.NDArray[np.bool_]
 Say: TypeAlias = Callable[[str], None]
@@ -87,7 +91,7 @@ def train(data: Path, out: Path, seed: int = 0, say: Say = lambda _: None) -> st
     none of the known sets.
     """
     say("reading the labelled sets")
-    examples = sampled([*read(data, seed), *written(seed)], seed)
+    examples = gathered(data, seed)
     missing = [head for head, labelled in _NEEDED.items() if sum(map(labelled, examples)) < 50 * FOLDS]
     if missing:
         raise ConfigError(Problem(Place(str(data)), f"too few labelled rows for {', '.join(missing)}"))
@@ -111,6 +115,12 @@ def train(data: Path, out: Path, seed: int = 0, say: Say = lambda _: None) -> st
     text += steps
     (out / CARD).write_text(text, encoding="utf-8")
     return text
+
+
+def gathered(data: Path, seed: int) -> list[Example]:
+    """Return the rows to train on: the public sets below `data`, what is written, and single words of both."""
+    examples = sampled([*read(data, seed), *written(seed)], seed)
+    return [*examples, *lone_words(examples, seed)]
 
 
 _NEEDED: dict[str, Callable[[Example], bool]] = {
@@ -284,23 +294,26 @@ def fit_risk(examples: Sequence[Example], seed: int) -> Part:
     features = bulk(rows)
     truth = np.array([[risk in (row.risk or ()) for risk in RISKS] for row in rows])
     matrix = features.matrix
-    margins = crossed(matrix, truth, features.folds(seed), 0.5, seed)
+    # Written prompts, of a risk or close to one, are where the line runs; the public ones are mostly far from it.
+    weights = np.array([_WRITTEN_RISK if row.source == "written:risk" else 1.0 for row in rows])
+    margins = crossed(matrix, truth, features.folds(seed), 0.5, seed, weights)
     known = np.array([row.risk is not None for row in rows])
-    near = np.array([row.source == "written:risk" for row in rows])
+    near = np.array([row.source in ("written:risk", WORDS) for row in rows])
     slopes, offsets, lines = [], [], []
     for column, risk in enumerate(RISKS):
         slope, _ = calibrate_sigmoid(margins[:, column], truth[:, column])
-        # A risk counts as found (probability above one half) where 1.5% of other domains' prompts would be. Prompts
-        # written to look like a risk are no other domain: they are shown apart.
+        # A risk counts as found (probability above one half) where nearly all of it is, unless more than 1.5% of other
+        # domains' prompts were. Prompts written to look like a risk are no other domain: they are shown apart.
         others = margins[known & ~near & ~truth[:, column], column]
-        threshold = float(np.quantile(others, 1 - FALSE_ALARMS))
+        enough = np.quantile(margins[truth[:, column], column], 1 - RECALLS.get(risk, RECALL))
+        threshold = float(max(np.quantile(others, 1 - FALSE_ALARMS), enough))
         slopes.append(slope)
         offsets.append(-slope * threshold)
         lines.append(card.risk_line(risk, rows, truth[:, column], margins[:, column], threshold))
-    transfers = _left_out_risk_sources(matrix, rows, truth, seed)
+    transfers = _left_out_risk_sources(matrix, rows, truth, weights, seed)
     return Part(
         tuple(f"risk:{risk}" for risk in RISKS),
-        fit(matrix, truth, 0.5, seed),
+        fit(matrix, truth, 0.5, seed, weights),
         np.array(slopes),
         np.array(offsets),
         card.risk(lines, transfers),
@@ -308,7 +321,7 @@ def fit_risk(examples: Sequence[Example], seed: int) -> Part:
 
 
 def _left_out_risk_sources(
-    matrix: Sparse, rows: Sequence[Example], truth: Truth, seed: int
+    matrix: Sparse, rows: Sequence[Example], truth: Truth, weights: Doubles, seed: int
 ) -> list[tuple[str, str, float, float]]:
     """Leave one source of a risk out whole: (source, risk, recall at 2% false alarms, false alarms of its own)."""
     sources = np.array([row.source.split(":")[0] for row in rows])
@@ -316,7 +329,7 @@ def _left_out_risk_sources(
     found = []
     for source in ("medquad", "banking77", "clinc", "mmlu", "written"):
         inside = sources != source
-        fitted = fit(matrix[inside], truth[inside], 0.5, seed)
+        fitted = fit(matrix[inside], truth[inside], 0.5, seed, weights[inside])
         margins = fitted(matrix[~inside])
         for column, risk in enumerate(RISKS):
             yes = truth[~inside, column]
