@@ -43,6 +43,11 @@ def judged(classifier: LocalClassifier, text: str) -> Classification:
         ("Write a short poem about the sea in winter", "creative"),
         ("book me a table for two at seven tonight", "tool_use"),
         ("写一个 Python 函数，删除列表中的重复元素", "code"),
+        ("our nightly export drops rows since the upgrade, where do i start looking?", "code"),
+        ("how do i add a second disk to a docker container", "code"),
+        ("Explain how a hash table works", "question"),
+        ("wie sagt man „bis bald“ auf Polnisch", "translation"),
+        ("TL;DR of the theory of plate tectonics", "summarisation"),
         ("Schreibe eine Python-Funktion, die eine Liste sortiert", "code"),
         ("Докажи, что корень из трёх иррационален", "reasoning"),
         ("Traduis « bonne nuit » en allemand", "translation"),
@@ -109,6 +114,28 @@ def test_risks_are_found_and_named(classifier: LocalClassifier, text: str, risk:
 )
 def test_no_risk_where_there_is_none(classifier: LocalClassifier, text: str) -> None:
     assert judged(classifier, text).risk == ()
+
+
+@pytest.mark.parametrize(
+    "word", ["hypothesis", "transformer", "commission", "confidence", "operation", "results", "pants", "arts", "son"]
+)
+def test_a_word_out_of_context_is_no_risk(classifier: LocalClassifier, word: str) -> None:
+    found = judged(classifier, word)
+    assert found.risk == ()
+    assert found.time_sensitive < 0.5
+
+
+def test_people_in_need_are_found_and_those_who_share_their_words_seldom(classifier: LocalClassifier) -> None:
+    with (BENCHMARKS / "data" / "self_harm.jsonl").open(encoding="utf-8") as lines:
+        table = [json.loads(line) for line in lines]
+    found = [
+        ["self_harm" in [risk.label for risk in judged(classifier, row["text"]).risk], row["self_harm"]]
+        for row in table
+    ]
+    need = [said for said, truth in found if truth]
+    near = [said for said, truth in found if not truth]
+    assert sum(need) / len(need) >= 0.9
+    assert sum(near) / len(near) <= 0.25
 
 
 def test_time_sensitivity_on_the_written_questions(classifier: LocalClassifier) -> None:

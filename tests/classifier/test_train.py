@@ -12,9 +12,10 @@ import pytest
 from waywiser.classifier.corpus import Example, read
 from waywiser.classifier.fit import bulk, calibrate_sigmoid, calibration_error, crossed
 from waywiser.classifier.heads import save
-from waywiser.classifier.lexicon import concepts, written
+from waywiser.classifier.lexicon import concepts, lone_words, written
 from waywiser.classifier.text import BUCKETS, WORD_BUCKETS
 from waywiser.classifier.train import fit_timely, train
+from waywiser.core.classification import TASKS
 from waywiser.errors import ConfigError
 
 pytest.importorskip("sklearn")
@@ -35,8 +36,9 @@ def test_written_prompts_are_the_same_for_a_seed_and_others_for_another() -> Non
     assert written(1) != written(2)
 
 
-def test_the_written_questions_are_not_in_the_training_set() -> None:
-    with (BENCHMARKS / "data" / "time_sensitive.jsonl").open(encoding="utf-8") as lines:
+@pytest.mark.parametrize("name", ["time_sensitive.jsonl", "self_harm.jsonl"])
+def test_the_prompts_of_the_benchmarks_are_not_in_the_training_set(name: str) -> None:
+    with (BENCHMARKS / "data" / name).open(encoding="utf-8") as lines:
         asked = [json.loads(line)["text"] for line in lines]
     texts = sorted({row.text for row in written(0)})
     grams = bulk([Example(text, "s") for text in (*asked, *texts)]).matrix[:, WORD_BUCKETS:BUCKETS] > 0
@@ -44,6 +46,46 @@ def test_the_written_questions_are_not_in_the_training_set() -> None:
     sizes = np.asarray(grams.sum(axis=1)).ravel()
     alike = shared / (sizes[: len(asked), None] + sizes[None, len(asked) :] - shared)
     assert alike.max() < 0.7, (asked[int(alike.max(axis=1).argmax())], texts[int(alike.max(axis=0).argmax())])
+
+
+def test_written_tasks_are_filled_with_passages_and_programs() -> None:
+    rows = [row for row in written(0) if row.source == "written:task"]
+    assert {row.task for row in rows} == set(TASKS)
+    assert not [row.text for row in rows if "<passage>" in row.text or "<code>" in row.text or "{a|" in row.text]
+    assert any("\n" in row.text and len(row.text) > 800 for row in rows)
+    assert all(0 < row.weight < 1 for row in rows)
+
+
+def test_lone_words_are_no_risk_unless_a_concept_knows_them() -> None:
+    texts = ["My invoice and the umbrella", "The invoice, an umbrella and suicide", "umbrella suicide invoice weather"]
+    rows = {row.text: row for row in lone_words([Example(text, "s") for text in 2 * texts], 0)}
+    assert rows["umbrella"].risk == ()
+    assert rows["umbrella"].timely is False
+    assert rows["suicide"].risk is None
+
+
+def test_sums_that_ask_for_a_program_are_believed_little(tmp_path: Path) -> None:
+    (tmp_path / "prompts").mkdir()
+    table = [
+        {"prompt": "Write a python program for the sum", "subcategory": "math"},
+        {"prompt": "How large is the angle?", "subcategory": "math"},
+        {"prompt": "Centre it", "subcategory": "coding"},
+        {"prompt": "Scrape it", "subcategory": None, "cluster": "Python Web Scraping"},
+        {"prompt": "Hm", "subcategory": None, "cluster": "Chess Strategy"},
+    ]
+    with gzip.open(tmp_path / "prompts" / "arena_hard.jsonl.gz", "wt", encoding="utf-8") as lines:
+        lines.write("\n".join(map(json.dumps, table)))
+    rows = read(tmp_path, 0)
+    assert [row.task for row in rows] == ["maths", "maths", "code", "code", ""]
+    assert rows[0].weight < rows[1].weight == rows[2].weight == 1
+
+
+def test_a_section_that_is_no_label_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("risk_prompts.txt", "timely_prompts.txt", "fillers.txt", "task_prompts.txt"):
+        (tmp_path / name).write_text("[cooking]\nBoil an egg\n" if name == "task_prompts.txt" else "", encoding="utf-8")
+    monkeypatch.setattr("waywiser.classifier.lexicon._FOLDER", tmp_path)
+    with pytest.raises(ConfigError, match="cooking"):
+        written(0)
 
 
 def test_near_duplicates_and_rows_of_a_template_share_a_fold() -> None:
@@ -117,5 +159,6 @@ def test_a_passage_does_not_give_the_category_away(tmp_path: Path) -> None:
 def test_the_public_sets_are_read_and_mapped() -> None:
     examples = read(SHARED, 0)
     assert {row.task for row in examples} >= {"chat", "code", "maths", "extraction", "translation", "tool_use"}
+    assert {row.task for row in examples if row.source == "arena_hard"} == {"", "code", "maths", "creative"}
     assert {row.difficulty for row in examples} == {"", "simple", "medium", "complex", "reasoning"}
     assert examples == read(SHARED, 0)
