@@ -299,3 +299,9 @@ def test_a_stream_that_breaks_when_it_is_closed_leaves_no_hold(hedge: bool) -> N
     except ValueError as error:
         assert str(error) == "a bug in an adapter"  # noqa: PT017 - a stream that is read in a task of its own keeps it
     assert engine.store.holds(time.time()) == []
+
+
+def test_an_upstream_need_not_be_hashable() -> None:
+    engine = an_engine(Odd())  # a dataclass that compares by what is in it
+    engine.close()
+    asyncio.run(engine.aclose())

@@ -149,13 +149,13 @@ class Engine:
 
     def close(self) -> None:
         """Release the store and the connections of the blocking side."""
-        for upstream in set(self._upstreams.values()):
+        for upstream in {id(one): one for one in self._upstreams.values()}.values():  # they need not be hashable
             upstream.close()
         self.store.close()
 
     async def aclose(self) -> None:
         """Release the store and all connections."""
-        for owner in (*set(self._upstreams.values()), self.store):
+        for owner in (*{id(one): one for one in self._upstreams.values()}.values(), self.store):
             if isinstance(owner, LoopBound):
                 await owner.aclose()
         self.close()
