@@ -216,3 +216,16 @@ def test_nothing_but_a_repetition_is_ever_taken_out(before: str, new: str, size:
     taken = new[: len(new) - len(text)]
     assert new == taken + text
     assert before.endswith(taken)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize(
+    ("before", "new", "rest"),
+    [
+        ("The wheel", "The wheel measures the road.", " measures the road."),  # begun anew, however little was said
+        ("The wheel", " wheel measures", " wheel measures"),  # a short end that comes again may be meant
+        ("Ha", "Ha, ha!", "Ha, ha!"),
+    ],
+)
+def test_a_short_text_that_is_told_all_over_again_is_told_once(before: str, new: str, rest: str, size: int) -> None:
+    assert fed(Seam(before), new, size) == rest

@@ -24,6 +24,7 @@ _ASK = (
 )
 _ASK_TOKENS = 40
 _LEAST_OVERLAP = 12  # a shorter overlap may well be meant
+_LEAST_ALL = 4  # but who repeats all that was said, to its first letter, has begun anew
 _LOOK = 48  # so much of a continuation is read before any of it goes out
 _CHARACTERS_PER_TOKEN = 3
 _LEAST_OUTPUT = 16
@@ -106,6 +107,8 @@ class Seam:
 
     def _overlap(self) -> int:
         longest = min(len(self._waiting), len(self._before))
+        if longest >= _LEAST_ALL and self._waiting.startswith(self._before):
+            return longest
         sizes = range(longest, _LEAST_OVERLAP - 1, -1)
         return next((size for size in sizes if self._before.endswith(self._waiting[:size])), 0)
 
