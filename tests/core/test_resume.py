@@ -200,7 +200,7 @@ def fed(seam: Seam, text: str, size: int) -> str:
     return "".join(seam.feed(piece, last=number == len(pieces) - 1) for number, piece in enumerate(pieces))
 
 
-@given(st.text("abc de.", max_size=80), st.text("xyz uv.", max_size=80), st.integers(1, 90), st.integers(0, 80))
+@given(st.text("abc de.", max_size=80), st.text("xyz-uv;", max_size=80), st.integers(1, 90), st.integers(0, 80))
 def test_whatever_is_repeated_of_the_end_comes_out_once(before: str, new: str, size: int, back: int) -> None:
     assume(before.strip())
     tail = before[max(len(before) - back, 0) :]
