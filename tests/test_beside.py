@@ -148,7 +148,7 @@ def test_whoever_will_not_stop_does_not_hold_up_who_was_quicker() -> None:
         assert max(loop.run_until_complete(both())) < LONG_S / 4
     finally:
         for task in asyncio.all_tasks(loop):
-            task.get_coro().close()  # type: ignore[union-attr]  # they would take their time
+            task.get_coro().close()  # they would take their time
         loop.close()
 
 
@@ -180,6 +180,28 @@ def test_who_is_stopped_twice_leaves_nobody_behind() -> None:
             await task
 
     asyncio.run(run())
+
+
+def test_a_stream_that_cancels_itself_ends_the_call() -> None:
+    """As one does whose package lets a cancellation of its own escape. It must not be waited for any longer."""
+
+    async def at_once() -> AsyncGenerator[Chunk | Failure, None]:
+        raise asyncio.CancelledError
+        yield
+
+    async def later() -> AsyncGenerator[Chunk | Failure, None]:
+        yield Chunk("one")
+        yield Chunk(" two")
+        raise asyncio.CancelledError
+
+    async def run(cancelling: Behaviour) -> None:
+        engine = an_engine(Odd({"a/middle": cancelling}))
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(told(engine), LONG_S)
+        assert engine.store.holds(time.time()) == []
+
+    for cancelling in (at_once, later):
+        asyncio.run(run(cancelling))
 
 
 def test_a_stream_that_ends_without_a_word_has_not_won() -> None:
@@ -253,7 +275,10 @@ class Slow(MemoryStore):
 def test_who_was_never_asked_is_not_charged_as_outrun(stream: bool) -> None:
     def late() -> Generator[Chunk | Failure, None, None]:
         time.sleep(2 * PATIENCE_S)
-        yield from chunks(said("whole")) if stream else (said("whole"),)
+        if stream:
+            yield from chunks(said("whole"))
+        else:
+            yield said("whole")  # type: ignore[misc]  # see `send`
 
     store = Slow()
     store.engine = engine = an_engine(Odd(blocking={"a/middle": late}), store)

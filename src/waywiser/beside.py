@@ -143,7 +143,8 @@ class BesideAsync(_Lanes[asyncio.Future[Came["_Reader"]]]):
     async def drop(self, lane: int) -> Outcome | None:
         """Give a request up; the answer is what it had come to."""
         asked, tally, done = self._running.pop(lane)
-        late = _outcome(done.result()) if done.done() and done.exception() is None else None
+        good = done.done() and not done.cancelled() and done.exception() is None
+        late = _outcome(done.result()) if good else None
         tally.outrun(late, stream=asked.stream)
         await _stop(done)
         return late
@@ -184,14 +185,16 @@ class _Reader:
 
     def __init__(self, stream: Async) -> None:
         self.head: asyncio.Future[tuple[Piece, ...]] = asyncio.get_running_loop().create_future()
-        self._ahead: asyncio.Queue[Piece | Exception | None] = asyncio.Queue(1)
+        self._ahead: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue()
+        self._room = asyncio.Semaphore(1)
         self._task = asyncio.ensure_future(self._read(stream))
 
     async def rest(self) -> Async:
         """What follows the head. Raises what a bug of the upstream raised."""
         while (piece := await self._ahead.get()) is not None:
-            if isinstance(piece, Exception):
+            if isinstance(piece, BaseException):
                 raise piece
+            self._room.release()
             yield piece
 
     async def stop(self) -> None:
@@ -200,25 +203,31 @@ class _Reader:
 
     async def _read(self, stream: Async) -> None:
         head: list[Piece] = []
-        last: Exception | None = None
+        last: BaseException | None = None
         try:
             async with aclosing(stream):
                 async for piece in stream:
                     if self.head.done():
-                        await self._ahead.put(piece)
+                        await self._room.acquire()
+                        self._ahead.put_nowait(piece)
                         continue
                     head.append(piece)
                     if _says(piece):
                         self.head.set_result(tuple(head))
         except Exception as error:  # noqa: BLE001 - raised where the stream is waited for
             last = error
-        if self.head.done():
-            await self._ahead.put(last)
-        elif last is not None:
-            self.head.set_exception(last)
-        else:
-            await self._ahead.put(None)
-            self.head.set_result(tuple(head))
+        except BaseException as error:
+            last = error
+            raise
+        finally:
+            self._ahead.put_nowait(last)
+            if not self.head.done():
+                if isinstance(last, asyncio.CancelledError):
+                    self.head.cancel()
+                elif last is not None:
+                    self.head.set_exception(last)
+                else:
+                    self.head.set_result(tuple(head))
 
 
 async def _stop(done: asyncio.Future[Done]) -> None:
