@@ -191,7 +191,7 @@ class Draft:
                 flight.notes,
             )
         )
-        self._usage += usage
+        self._usage = self._usage + usage if self._attempts[1:] else usage
         self.cost_nanos += nanos
 
     def landed(self, flight: InFlight, reply: Reply, ended_s: float, judgement: Judgement) -> None:

@@ -60,11 +60,9 @@ def expected_output(steps: Sequence[StepRecord], kind: StepKind, limit: int | No
 
 def prefix_digest(tools: Sequence[Tool], messages: Sequence[Message], count: int) -> bytes:
     """16 bytes over the tools and the first `count` messages: what a provider's prompt cache goes by."""
-    state = blake2b(digest_size=16)
-    for tool in tools:
-        state.update(tool.digest)
-    state.update(b"".join(message.digest for message in messages[:count]))
-    return state.digest()
+    digests = [tool.digest for tool in tools]
+    digests += [message.digest for message in messages[:count]]
+    return blake2b(b"".join(digests), digest_size=16).digest()
 
 
 def warm_tokens(model: Model, trail: Trail, tools: Sequence[Tool], messages: Sequence[Message], now_s: float) -> int:
