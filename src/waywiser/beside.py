@@ -28,6 +28,8 @@ Async: TypeAlias = AsyncGenerator[Piece, None]
 Rest = TypeVar("Rest")
 Done = TypeVar("Done")
 
+AHEAD = 16
+"""So many pieces of a stream are read before they are asked for: changing tasks costs more than a piece does."""
 STOP_S = 0.25
 """So long a request that was cancelled may take to end before it is left to itself."""
 
@@ -177,7 +179,7 @@ class BesideAsync(_Lanes[asyncio.Future[Came["_Reader"]]]):
 
 
 class _Reader:
-    """Reads a stream in one task from its first piece to its last, one piece ahead of whoever follows it.
+    """Reads a stream in one task from its first piece to its last, a little ahead of whoever follows it.
 
     A stream may hold on to the task that reads it, by a timeout or a context that it entered: moved to another one
     after its first words it would break. `head` is what it said up to those.
@@ -186,7 +188,7 @@ class _Reader:
     def __init__(self, stream: Async) -> None:
         self.head: asyncio.Future[tuple[Piece, ...]] = asyncio.get_running_loop().create_future()
         self._ahead: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue()
-        self._room = asyncio.Semaphore(1)
+        self._room = asyncio.Semaphore(AHEAD)
         self._task = asyncio.ensure_future(self._read(stream))
 
     async def rest(self) -> Async:
