@@ -106,10 +106,13 @@ class FleetBoard(HealthBoard):
         """Like `admit`, for an event loop."""
         if not self._probes(model, now_s):
             return self._try(model, now_s)
+        claim = self._claim(model, now_s)
         try:
-            return await self._aperform(self._claim(model, now_s), partial(self._alone, model, now_s))
+            return await self._aperform(claim, partial(self._alone, model, now_s))
         except StoreError:
             return self._alone(model, now_s)
+        finally:
+            claim.close()
 
     def note(
         self, model: str, failure: Failure | None, took_s: float, now_s: float, first_s: float | None = None
@@ -220,6 +223,10 @@ class FleetBoard(HealthBoard):
             try:
                 (reply,) = yield [self._run([news])]
                 self._told([news], now_s, reply)
+            except GeneratorExit:  # whoever asked was cancelled, and what was claimed would be nobody's
+                self._learn(model, partial(_not_probing, since_s=let.probing_s))
+                row.urgent = True
+                raise
             finally:
                 self._landed([news])
             if reply[0] == news.after:
@@ -333,6 +340,11 @@ def _taught(health: Health, lesson: Lesson) -> Health:
 
 def _probing(health: Health, now_s: float) -> Health:
     return admit(health, now_s) or health
+
+
+def _not_probing(health: Health, since_s: float) -> Health:
+    """The probe that was claimed at `since_s` is not made after all."""
+    return replace(health, probing_s=0.0) if health.probing_s == since_s else health
 
 
 def _answered(health: Health) -> Health:
