@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from genai_prices import Usage, calc_price
 
-from waywiser.classifier.corpus import Example
+from waywiser.classifier.corpus import SENTENCES, Example
 from waywiser.classifier.fit import FOLDS, Doubles, Indices, calibration_error
 from waywiser.classifier.lexicon import WORDS
 from waywiser.core.classification import DIFFICULTIES, TASKS
@@ -141,6 +141,7 @@ def risk_line(risk: str, rows: Sequence[Example], truth: Truth, margins: Doubles
     return (
         f"| {risk} | {truth.sum()} | {(margins[truth] > at_two).mean():.3f} | {found[truth].mean():.3f} "
         f"| {found[others].mean():.3f} | {_share(found[near])} | {_share(found[sure & lone])} "
+        f"| {_share(found[np.array([row.source == SENTENCES for row in rows])])} "
         f"| {precision:.3f} | {by} |\n"
     )
 
@@ -156,10 +157,11 @@ def risk(lines: Sequence[str], transfers: Sequence[tuple[str, str, float, float]
         "finds 96% of a risk (97.5% of self-harm), or as much as 1.5% false alarms allow. The lists of words behind\n"
         "the concepts were written with the written prompts in sight: on other people's words expect less. Near\n"
         "misses are written: prompts of no risk, or of another, that share its words (“kill a process”, “a river\n"
-        "bank”). Single words of the prompts, out of context, are no risk either.\n\n"
+        "bank”). Single words of the prompts, out of context, are no risk either,\n"
+        "and sentences of 75 languages seldom are.\n\n"
         "| risk | rows | recall at 2% false alarms | recall as shipped | false alarms | of near misses "
-        "| of single words | precision | recall at 2% by source |\n"
-        "|---|---|---|---|---|---|---|---|\n"
+        "| of single words | of sentences | precision | recall at 2% by source |\n"
+        "|---|---|---|---|---|---|---|---|---|---|\n"
         + "".join(lines)
         + "\nA source left out whole, threshold from the others:\n\n"
         "| left out | risk | recall at 2% false alarms elsewhere | false alarms in it |\n|---|---|---|---|\n" + table

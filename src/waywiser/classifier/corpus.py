@@ -35,6 +35,13 @@ class Example:
     weight: float = 1.0
 
 
+WRITTEN_TASK = "written:task"
+"""The source of prompts whose request is written by the authors: trained on, and not counted."""
+
+SENTENCES = "lingua"
+"""The source of sentences that are no request at all."""
+
+
 def rows(path: Path) -> list[dict[str, object]]:
     """Read gzip JSON lines; a missing file is an empty set, a broken one a `ConfigError`."""
     if not path.exists():
@@ -61,6 +68,7 @@ def read(data: Path, seed: int) -> list[Example]:
         *_self_instruct(prompts, chance),
         *_arena(prompts),
         *_mmlu(data / "correctness"),
+        *_lingua(data / "language"),
     ]
 
 
@@ -207,7 +215,8 @@ def _medquad(folder: Path) -> Iterator[Example]:
 def _mgsm(folder: Path) -> Iterator[Example]:
     """School sums in eleven languages: none is a matter of risk, whatever it says of money or pills."""
     for row in rows(folder / "mgsm.jsonl.gz"):
-        yield Example(str(row["question"]), "mgsm", task="maths", risk=(), timely=False, language=str(row["lang"]))
+        language = str(row["lang"])
+        yield Example(str(row["question"]), "mgsm", task="maths", risk=(), timely=False, language=language, weight=0.5)
 
 
 _SELF_INSTRUCT = {
@@ -306,3 +315,30 @@ def _mmlu(folder: Path) -> Iterator[Example]:
         yield Example(
             kept, f"mmlu:{subject}", task="maths" if "mathematics" in subject else "", risk=risk, timely=False
         )
+
+
+_SENTENCES = 45
+_ABOUT = {
+    "translation": ("Translate into English:\n{0}", "{0}\n\nWhat does this mean in English?", "Please translate: {0}"),
+    "summarisation": ("Summarise this in a few words: {0}", "{0}\n\ntl;dr"),
+    "classification": ("What is the sentiment of this sentence?\n{0}", "Classify as fact or opinion: {0}"),
+    "creative": ("Continue this story: {0}", "Write a poem that begins like this:\n{0}"),
+}
+
+
+def _lingua(folder: Path) -> Iterator[Example]:
+    """Sentences of 75 languages, as they are and in a few requests of ours: text in no matter which language is no sum.
+
+    The first `_SENTENCES` of a language are read, the others are kept for checks.
+    """
+    requests = [(task, form) for task, forms in _ABOUT.items() for form in forms]
+    seen: dict[str, int] = {}
+    for row in rows(folder / "lingua_lid.jsonl.gz"):
+        language, text = str(row["lang"]), str(row["text"])
+        place = seen[language] = seen.get(language, 0) + (row["kind"] == "sentences")
+        if row["kind"] != "sentences" or place > _SENTENCES:
+            continue
+        yield Example(text, SENTENCES, language=language, weight=0.5)
+        if place % 4 == 0:
+            task, form = requests[(place // 4) % len(requests)]
+            yield Example(form.format(text), WRITTEN_TASK, task=task, language=language, weight=0.5, template=form)

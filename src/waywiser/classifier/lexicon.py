@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from waywiser.classifier.concepts import Concepts
-from waywiser.classifier.corpus import Example
+from waywiser.classifier.corpus import WRITTEN_TASK, Example
 from waywiser.classifier.text import PromptView
 from waywiser.core.classification import RISKS, TASKS
 from waywiser.errors import ConfigError, Place, Problem
@@ -74,7 +74,7 @@ def _written_tasks(chance: random.Random) -> Iterator[Example]:
     for label, line in _labelled("task_prompts.txt", TASKS):
         for text in _expanded(line, chance):
             whole = _FILLER.sub(filled, text).replace("\\n", "\n")
-            yield Example(whole, "written:task", task=label, template=line, weight=_WRITTEN_TASK)
+            yield Example(whole, WRITTEN_TASK, task=label, template=line, weight=_WRITTEN_TASK)
 
 
 def _labelled(name: str, labels: Sequence[str]) -> Iterator[tuple[str, str]]:

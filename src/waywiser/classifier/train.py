@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waywiser.classifier import card
-from waywiser.classifier.corpus import Example, read
+from waywiser.classifier.corpus import SENTENCES, WRITTEN_TASK, Example, read
 from waywiser.classifier.fit import (
     FOLDS,
     Bulk,
@@ -44,7 +44,7 @@ FALSE_ALARMS = 0.015
 RECALL = 0.96
 RECALLS = {"self_harm": 0.975}
 """What is enough of a risk. To miss a person in need is worse than to worry about one who is not."""
-_WRITTEN_RISK = 3.0
+_RISK_WEIGHTS = {"written:risk": 3.0, SENTENCES: 2.0}
 
 Truth: TypeAlias = npt.NDArray[np.bool_]
 Say: TypeAlias = Callable[[str], None]
@@ -191,25 +191,32 @@ def _one_hot(indices: Indices, count: int) -> Truth:
 
 
 def fit_task(examples: Sequence[Example], seed: int) -> Part:
-    """Fit the task head on every row whose source settles its task; count only those that the public sets hold."""
-    rows = [row for row in examples if row.task]
+    """Fit the task head on every row whose source settles its task; count only those that the public sets hold.
+
+    A mere sentence asks for nothing: it is a row that is none of the tasks. Without it every language that only sums
+    are known in is taken for a sum.
+    """
+    rows = [row for row in examples if row.task or row.source == SENTENCES]
     features = bulk(rows)
-    truth = np.array([TASKS.index(row.task) for row in rows])
+    truth = np.array([TASKS.index(row.task) if row.task else 0 for row in rows])
     hot = _one_hot(truth, len(TASKS))
+    hot[[not row.task for row in rows]] = False
     weights = np.array([row.weight for row in rows])
     margins = crossed(features.matrix, hot, features.folds(seed), 0.4, seed, weights)
-    public = np.array([row.source != "written:task" for row in rows])
+    public = np.array([row.source not in (WRITTEN_TASK, SENTENCES) for row in rows])
+    own = np.array([row.source == WRITTEN_TASK for row in rows])
     slope, offset = calibrate_softmax(margins[public], truth[public])
     logits = margins * slope + offset
+    right = logits.argmax(axis=1) == truth
     return Part(
         tuple(f"task:{label}" for label in TASKS),
         fit(features.matrix, hot, 0.4, seed, weights),
         slope,
         offset,
-        card.task([row for row in rows if row.source != "written:task"], truth[public], logits[public])
+        card.task([rows[index] for index in np.flatnonzero(public)], truth[public], logits[public])
         + card.task_transfers(
             _left_out_task_sources(features.matrix, rows, hot, weights, seed),
-            float((logits.argmax(axis=1) == truth)[~public].mean()) if not public.all() else None,
+            float(right[own].mean()) if own.any() else None,
         ),
     )
 
@@ -294,8 +301,9 @@ def fit_risk(examples: Sequence[Example], seed: int) -> Part:
     features = bulk(rows)
     truth = np.array([[risk in (row.risk or ()) for risk in RISKS] for row in rows])
     matrix = features.matrix
-    # Written prompts, of a risk or close to one, are where the line runs; the public ones are mostly far from it.
-    weights = np.array([_WRITTEN_RISK if row.source == "written:risk" else 1.0 for row in rows])
+    # Written prompts, of a risk or close to one, are where the line runs; the public ones are mostly far from it. And
+    # mere sentences are all there is of most languages that is no risk.
+    weights = np.array([_RISK_WEIGHTS.get(row.source, 1.0) for row in rows])
     margins = crossed(matrix, truth, features.folds(seed), 0.5, seed, weights)
     known = np.array([row.risk is not None for row in rows])
     near = np.array([row.source in ("written:risk", WORDS) for row in rows])
