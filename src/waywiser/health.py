@@ -50,15 +50,16 @@ class HealthBoard:
         if failure is None:
             self._learn(model, partial(succeeded, took_s=took_s, now_s=now_s, first_s=first_s))
         else:
-            self._learn(model, partial(failed, kind=failure.kind, now_s=now_s, retry_after_s=failure.retry_after_s))
+            told = partial(failed, kind=failure.kind, retry_after_s=failure.retry_after_s)
+            self._learn(model, partial(told, now_s=now_s, took_s=took_s))
 
     def outrun(self, model: str, waited_s: float, first: bool, now_s: float) -> None:
         """Note that a call to `model` was dropped after `waited_s`: another model answered first."""
         self._learn(model, partial(outrun, waited_s=waited_s, first=first, now_s=now_s))
 
-    def dropped(self, model: str, first_s: float | None, now_s: float) -> None:
-        """Note that a call to `model` was dropped for reasons of ours; its first piece had come after `first_s`."""
-        self._learn(model, partial(dropped, first_s=first_s, now_s=now_s))
+    def dropped(self, model: str, waited_s: float, first_s: float | None, now_s: float) -> None:
+        """Note that a call to `model` was dropped after `waited_s` by us; its first piece had come after `first_s`."""
+        self._learn(model, partial(dropped, waited_s=waited_s, first_s=first_s, now_s=now_s))
 
     def _learn(self, model: str, lesson: Lesson) -> None:
         with self._lock:

@@ -78,7 +78,8 @@ class Tally:
         """Note that the request was dropped, if it is still under way: its caller went, or what it said was enough."""
         if not self._noted:
             self._noted = True
-            self._board.dropped(self._model, self._first_s, self._clock.now())
+            now_s = self._clock.now()
+            self._board.dropped(self._model, now_s - self.began_s, self._first_s, now_s)
 
     def _note(self, failure: Failure | None, now_s: float) -> None:
         if not self._noted:

@@ -140,6 +140,8 @@ def test_run_takes_many_inputs_as_json(tmp_path: Path) -> None:
         (("run", "nowhere.yaml", "--policy", POLICY, "--store", ":memory:", "--input", "x"), "nowhere.yaml"),
         (("run", "nowhere:graph", "--policy", POLICY, "--store", ":memory:", "--input", "x"), "no module"),
         (("check", "nowhere.yaml"), "no such file"),
+        (("check", "agent.py"), "this is Python, not YAML"),
+        (("train", "--data", "nowhere", "--out", "out"), "nowhere: no such folder"),
         (("explain", "abc", "--store", "nowhere.sqlite"), "no such store"),
         (("report", "--store", "nowhere.sqlite"), "no such store"),
         (("check", str(ROOT / "README.md")), "README.md"),

@@ -134,7 +134,7 @@ def test_a_call_that_we_dropped_ends_its_probe_and_says_how_soon_it_began() -> N
     probing = admit(health, due_s)
     assert probing is not None
     for first_s in (None, 0.5):
-        after = dropped(probing, first_s, due_s + 1)
+        after = dropped(probing, 1.0, first_s, due_s + 1)
         assert after.open_until_s == health.open_until_s
         assert admit(after, due_s + 1) is not None
         assert (after.first_token_s, after.latency_s) == (first_s or 0.0, 0.0)
@@ -150,3 +150,22 @@ def test_an_outage_leaves_what_is_known_of_the_pace() -> None:
     assert healed.open_until_s == 0.0
     assert healed.patience_s(False) is not None
     assert healed.patience_s(True) == 0.5
+
+
+def test_a_straggler_from_before_the_probe_leaves_the_probe_alone() -> None:
+    health = Health()
+    for _ in range(TRIP_AFTER):
+        health = failed(health, FailureKind.OVERLOADED, NOW_S)
+    due_s = NOW_S + REST_S
+    probing = admit(health, due_s)
+    assert probing is not None
+    later_s, took_s = due_s + 5, REST_S + 6  # it began before the circuit opened
+    for after in (
+        failed(probing, FailureKind.TIMEOUT, later_s, took_s=took_s),
+        failed(probing, FailureKind.INVALID_REQUEST, later_s, took_s=took_s),
+        dropped(probing, took_s, None, later_s),
+        outrun(probing, took_s, False, later_s),
+    ):
+        assert after.open_until_s == probing.open_until_s, "the circuit does not rest again"
+        assert admit(after, later_s) is None, "and no second probe passes"
+    assert failed(probing, FailureKind.TIMEOUT, later_s, took_s=5).open_until_s > probing.open_until_s

@@ -14,6 +14,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, AnyMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
@@ -91,6 +92,17 @@ def test_node_and_session_are_langgraphs() -> None:
     app = graph_of(model_of(rig)).compile(checkpointer=InMemorySaver())
     app.invoke({"messages": [("user", "hi")]}, {"configurable": {"thread_id": "t-7"}})
     assert (rig.receipt.session, rig.receipt.node, rig.receipt.agent) == ("t-7", "answer", "")
+
+
+WHENCE: RunnableConfig = {"tags": ["vip"], "metadata": {"thread_id": "t-8", "langgraph_node": "front"}}
+
+
+async def test_a_stream_outside_a_graph_knows_where_it_comes_from() -> None:
+    rig = Rig(a_policy(), {"a/middle": [said("hello"), said("hello")]})
+    model = model_of(rig)
+    for pieces in (list(model.stream("hi", WHENCE)), [piece async for piece in model.astream("hi", WHENCE)]):
+        assert "".join(str(piece.content) for piece in pieces) == "hello"
+        assert (rig.receipt.session, rig.receipt.node) == ("t-8", "front")
 
 
 def test_a_subgraph_is_an_agent() -> None:
@@ -354,6 +366,22 @@ def test_models_handed_over_answer_and_fail_over(handed: Path) -> None:
         assert "".join(chunk.text for chunk in streamed) == "".join(traced.tokens) == "from two"
         assert traced.starts == 1
         assert [receipt.model for receipt in session.receipts()] == ["local/two", "local/two"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_model_handed_over_is_heard_once_in_a_graph(handed: Path, asynchronous: bool) -> None:
+    """It is bound before it is called, and what is bound listens to the graph it is called in."""
+    models = {name: FakeListChatModel(responses=["once"]) for name in ("local/one", "local/two")}
+    with Router.from_policy(handed, store=":memory:", models=models) as router:
+        app, traced = graph_of(router.chat_model()).compile(), Traced()
+        given = {"messages": [("user", "hi")]}
+        config: RunnableConfig = {"callbacks": [traced], "metadata": {"thread_id": "t"}}
+        if asynchronous:
+            parts = [part async for part in app.astream(given, config, stream_mode="messages")]
+        else:
+            parts = list(app.stream(given, config, stream_mode="messages"))
+    assert "".join(str(message.content) for message, _ in parts) == "once"
+    assert (traced.starts, "".join(traced.tokens)) == (1, "once")
 
 
 async def test_models_handed_over_answer_in_an_event_loop(handed: Path) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessageChunk
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.messages import AIMessage, AIMessageChunk, ToolCall
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
+from waywiser.core.assembly import Assembly
 from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Finish
 from waywiser.core.messages import user
 from waywiser.core.models import Model
@@ -45,6 +47,36 @@ class Ending(BaseChatModel):
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
         for piece in self._pieces():
             yield piece
+
+
+class Whole(BaseChatModel):
+    """A model without streams."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "whole"
+
+    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        calls = [ToolCall(name="f", args={"a": 1}, id="c1")]
+        usage = UsageMetadata(input_tokens=5, output_tokens=3, total_tokens=8)
+        return ChatResult(generations=[ChatGeneration(message=AIMessage("hi", tool_calls=calls, usage_metadata=usage))])
+
+
+@pytest.mark.parametrize("how", ["stream", "astream"])
+async def test_a_model_without_streams_answers_in_one_piece(how: str) -> None:
+    upstream, model = LangChainUpstream({"whole": Whole()}), Model("whole", api="langchain")
+    assembly = Assembly()
+    items = (
+        list(upstream.stream(model, CALL, 5))
+        if how == "stream"
+        else [i async for i in upstream.astream(model, CALL, 5)]
+    )
+    for item in items:
+        assert isinstance(item, Chunk), item
+        assembly.feed(item)
+    reply = assembly.reply()
+    assert (reply.text, reply.usage.output_tokens) == ("hi", 3)
+    assert [(call.name, call.arguments) for call in reply.tool_calls] == [("f", '{"a":1}')]
 
 
 async def last(upstream: LangChainUpstream, model: Model, how: str) -> Chunk | Failure:

@@ -44,6 +44,8 @@ def perform(args: argparse.Namespace) -> int:
     from waywiser.classifier.classifier import WEIGHTS  # noqa: PLC0415 - reads numpy
     from waywiser.classifier.train_receipts import read_outcomes  # noqa: PLC0415 - reads numpy
 
+    if args.data and not args.data.is_dir():
+        raise ConfigError(f"train: {args.data}: no such folder")
     done: dict[str, object] = {"out": str(args.out), "seed": args.seed}
     kept = True
     if args.data:

@@ -47,6 +47,9 @@ class Source:
         """Read a YAML file (JSON will do). Raises `ConfigError` for a file that can't be read or understood."""
         file = Path(path)
         name = str(path)
+        if file.suffix == ".py":
+            hint = "a graph in it is named `module:object`"
+            raise ConfigError(Problem(Place(name), "this is Python, not YAML", hint))
         try:
             with file.open("rb") as stream:
                 raw = stream.read(MAX_BYTES + 1)

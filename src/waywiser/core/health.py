@@ -33,6 +33,8 @@ HALF_LIFE_S = 30.0
 """After so long without a call, what is known of a model counts for half."""
 PROBE_LEASE_S = 30.0
 """A probe that has not come back after so long is given up, and another may pass."""
+STRAGGLER_S = 1.0
+"""A call that began so long before the probe is not the probe. A circuit rests longer, and clocks differ by less."""
 SLOW_SHARE = 0.05
 """The share of calls that take longer than what is believed to be long."""
 HEDGE_AFTER_CALLS = 20
@@ -181,7 +183,7 @@ def outrun(health: Health, waited_s: float, first: bool, now_s: float) -> Health
         health,
         calls=health.calls + 1,
         latency_s=max(_mean(health.latency_s, waited_s, gain), health.latency_s),
-        probing_s=0.0,
+        probing_s=_still_probing(health, now_s - waited_s),
         noted_s=now_s,
     )
     if first:
@@ -191,26 +193,30 @@ def outrun(health: Health, waited_s: float, first: bool, now_s: float) -> Health
     return replace(noted, slow_s=_slow(health.slow_s, health.timed, waited_s, longer=True), timed=health.timed + 1)
 
 
-def dropped(health: Health, first_s: float | None, now_s: float) -> Health:
-    """Note a call that was dropped for reasons of ours: a probe ends without a verdict.
+def dropped(health: Health, waited_s: float, first_s: float | None, now_s: float) -> Health:
+    """Note a call that was dropped after `waited_s` for reasons of ours: a probe ends without a verdict.
 
     `first_s` is how long its first piece took, if one had come.
     """
-    noted = replace(health, probing_s=0.0)
+    noted = replace(health, probing_s=_still_probing(health, now_s - waited_s))
     if first_s is None:
         return noted
     return _first_piece(noted, first_s, _gain(health, now_s), longer=first_s > health.slow_first_s)
 
 
-def failed(health: Health, kind: FailureKind, now_s: float, retry_after_s: float | None = None) -> Health:
-    """Note a failure. One that blames only the request leaves the circuit alone (and ends a probe).
+def failed(
+    health: Health, kind: FailureKind, now_s: float, retry_after_s: float | None = None, *, took_s: float = 0.0
+) -> Health:
+    """Note a failure, `took_s` after its call began.
 
+    One that blames only the request leaves the circuit alone (and ends a probe).
     While the circuit is open, a failure without a probe belongs to a call from before: only a failed probe makes it
     rest again, or sixteen calls that fail together would. A model that fails again soon after it healed has the same
     outage still: it could answer one probe, but not everybody.
     """
+    probing_s = _still_probing(health, now_s - took_s)
     if kind not in BLAMED:
-        return replace(health, probing_s=0.0)
+        return replace(health, probing_s=probing_s)
     in_a_row = health.failures_in_a_row + 1
     known = health.error_rate if health.open_until_s else health.errors(now_s)
     rate = known + ALPHA * (1 - known)
@@ -220,16 +226,22 @@ def failed(health: Health, kind: FailureKind, now_s: float, retry_after_s: float
         error_rate=rate,
         failures_in_a_row=in_a_row,
         failing_s=health.failing_s if health.failures_in_a_row else now_s,
-        probing_s=0.0,
+        probing_s=probing_s,
         noted_s=now_s,
     )
     if health.open_until_s:
-        return replace(noted, open_until_s=_rested(noted, now_s, retry_after_s)) if health.probing_s else noted
+        probe_failed = health.probing_s and not probing_s
+        return replace(noted, open_until_s=_rested(noted, now_s, retry_after_s)) if probe_failed else noted
     if in_a_row >= TRIP_AFTER or (rate > TRIP_RATE and health.calls >= TRIP_AFTER):
         relapsed = health.opened_s and now_s - health.healed_s < REST_MAX_S
         noted = replace(noted, opened_s=health.opened_s if relapsed else now_s)
         return replace(noted, open_until_s=_rested(noted, now_s, retry_after_s))
     return noted
+
+
+def _still_probing(health: Health, began_s: float) -> float:
+    """Since when a probe is under way once a call has ended: as before, if that call had begun before the probe."""
+    return health.probing_s if began_s < health.probing_s - STRAGGLER_S else 0.0
 
 
 def _rested(health: Health, now_s: float, retry_after_s: float | None) -> float:

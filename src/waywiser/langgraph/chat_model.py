@@ -18,10 +18,11 @@ from langchain_core.callbacks import (
 )
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough, ensure_config
+from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
@@ -158,6 +159,58 @@ class RoutedChatModel(BaseChatModel):
             return await super().ainvoke(input, config, stop=stop, **kwargs)
         call = self._call(messages, stop, kwargs, heard.metadata, heard.tags)
         return named(_message(await self._aanswer(call)), config)
+
+    def stream(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """Answer one history in pieces. LangChain hands `_stream` no config: it is left where graphs leave theirs."""
+        config = ensure_config(config)
+        pieces = super().stream(input, config, stop=stop, **kwargs)
+        try:
+            while True:
+                token = var_child_runnable_config.set(config)
+                try:
+                    piece = next(pieces, None)
+                finally:
+                    var_child_runnable_config.reset(token)
+                if piece is None:
+                    return
+                yield piece
+        finally:
+            close = getattr(pieces, "close", None)
+            if close is not None:
+                close()
+
+    async def astream(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """Like `stream`, for an event loop."""
+        config = ensure_config(config)
+        pieces = super().astream(input, config, stop=stop, **kwargs)
+        try:
+            while True:
+                token = var_child_runnable_config.set(config)
+                try:
+                    piece = await anext(pieces, None)
+                finally:
+                    var_child_runnable_config.reset(token)
+                if piece is None:
+                    return
+                yield piece
+        finally:
+            close = getattr(pieces, "aclose", None)
+            if close is not None:
+                await close()
 
     def _generate(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -19,7 +19,9 @@ from typing import Any, cast
 import orjson
 from langchain_core.language_models import BaseChatModel, SimpleChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableParallel, RunnableSequence
+from langchain_core.runnables.config import var_child_runnable_config
 
 from waywiser.core.assembly import Assembly
 from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Finish, Outcome, Reply, ToolCallDelta, Usage
@@ -38,18 +40,18 @@ class LangChainUpstream:
 
     def __init__(self, models: Mapping[str, BaseChatModel]) -> None:
         self._models = models
-        self._errands = Errands()
+        self._errands = {name: Errands() for name in models}
         self._say_why: set[str] = set()  # the models that have said in a stream why they stopped
 
     def send(self, model: Model, call: Call, timeout_s: float) -> Outcome:
         """Answer a call whole, or not at all after `timeout_s`."""
         try:
-            errand = self._errands.begin()
+            errand = self._errands[model.name].begin()
         except Crowded as error:
             return _crowded(error, model)
         try:
             asked = self._bound(model, call, stream=False)
-            return _reply(errand.do(lambda: asked.invoke(_history(call), _ALONE), timeout_s), call)
+            return _reply(errand.do(partial(_invoked, asked, call), timeout_s), call)
         except Overdue:
             return _overdue(f"no answer within {timeout_s:g} s")
         except Exception as error:  # noqa: BLE001 - whatever a provider's package raises is an outcome
@@ -64,7 +66,9 @@ class LangChainUpstream:
         limit = asyncio.timeout(timeout_s)
         try:
             async with limit:
-                return _reply(await self._bound(model, call, stream=False).ainvoke(_history(call), _ALONE), call)
+                with _unheard():
+                    message = await self._bound(model, call, stream=False).ainvoke(_history(call), _ALONE)
+                return _reply(message, call)
         except Exception as error:  # noqa: BLE001 - as above
             if limit.expired():
                 return _overdue(f"no answer within {timeout_s:g} s")
@@ -73,7 +77,7 @@ class LangChainUpstream:
     def stream(self, model: Model, call: Call, timeout_s: float) -> Generator[Chunk | Failure, None, None]:
         """Answer a call in pieces; cut when silent for `timeout_s`."""
         try:
-            errand = self._errands.begin()
+            errand = self._errands[model.name].begin()
         except Crowded as error:
             yield _crowded(error, model)
             return
@@ -81,7 +85,7 @@ class LangChainUpstream:
         pieces: Iterator[AIMessageChunk] = iter(())
         try:
             pieces = self._bound(model, call, stream=True).stream(_history(call), _ALONE)
-            while (piece := errand.do(partial(next, pieces, None), timeout_s)) is not None:
+            while (piece := errand.do(partial(_next, pieces), timeout_s)) is not None:
                 yield telling.chunk(piece)
         except Overdue:
             yield telling.broken(_overdue(f"silent for {timeout_s:g} s"))
@@ -108,7 +112,8 @@ class LangChainUpstream:
                 while True:
                     limit = asyncio.timeout(timeout_s)
                     async with limit:
-                        piece = await anext(pieces, None)
+                        with _unheard():
+                            piece = await anext(pieces, None)
                     if piece is None:
                         break
                     yield telling.chunk(piece)
@@ -122,12 +127,12 @@ class LangChainUpstream:
     async def _asend_aside(self, model: Model, call: Call, timeout_s: float) -> Outcome:
         """Answer with a model that only blocks: the loop's own threads are few, and waited for when the loop ends."""
         try:
-            errand = self._errands.begin()
+            errand = self._errands[model.name].begin()
         except Crowded as error:
             return _crowded(error, model)
         try:
             asked = self._bound(model, call, stream=False)
-            return _reply(await errand.ado(lambda: asked.invoke(_history(call), _ALONE), timeout_s), call)
+            return _reply(await errand.ado(partial(_invoked, asked, call), timeout_s), call)
         except Overdue:
             return _overdue(f"no answer within {timeout_s:g} s")
         except Exception as error:  # noqa: BLE001 - as above
@@ -138,7 +143,7 @@ class LangChainUpstream:
     async def _astream_aside(self, model: Model, call: Call, timeout_s: float) -> AsyncGenerator[Chunk | Failure, None]:
         """Like `_asend_aside`, in pieces."""
         try:
-            errand = self._errands.begin()
+            errand = self._errands[model.name].begin()
         except Crowded as error:
             yield _crowded(error, model)
             return
@@ -146,7 +151,7 @@ class LangChainUpstream:
         pieces: Iterator[AIMessageChunk] = iter(())
         try:
             pieces = self._bound(model, call, stream=True).stream(_history(call), _ALONE)
-            while (piece := await errand.ado(partial(next, pieces, None), timeout_s)) is not None:
+            while (piece := await errand.ado(partial(_next, pieces), timeout_s)) is not None:
                 yield telling.chunk(piece)
         except Overdue:
             yield telling.broken(_overdue(f"silent for {timeout_s:g} s"))
@@ -213,6 +218,26 @@ def _blocks(model: BaseChatModel, *, stream: bool) -> bool:
     return (stream and own("_stream")) or not own("_agenerate")
 
 
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Hide the graph that a call is made in: whatever is bound before it is called listens to its handlers as well."""
+    token = var_child_runnable_config.set(None)
+    try:
+        yield
+    finally:
+        var_child_runnable_config.reset(token)
+
+
+def _invoked(asked: Runnable[Any, Any], call: Call) -> Any:
+    with _unheard():
+        return asked.invoke(_history(call), _ALONE)
+
+
+def _next(pieces: Iterator[AIMessageChunk]) -> AIMessageChunk | None:
+    with _unheard():
+        return next(pieces, None)
+
+
 def _history(call: Call) -> list[BaseMessage]:
     return [from_core(message) for message in call.messages]
 
@@ -270,6 +295,19 @@ def _chunk(piece: AIMessageChunk, call: Call) -> Chunk:
     )
 
 
+def _as_one_piece(whole: AIMessage) -> AIMessageChunk:
+    calls = enumerate(whole.tool_calls)
+    return AIMessageChunk(
+        content=whole.content,
+        tool_call_chunks=[
+            tool_call_chunk(name=call["name"], args=orjson.dumps(call["args"]).decode(), id=call["id"], index=index)
+            for index, call in calls
+        ],
+        response_metadata=whole.response_metadata,
+        usage_metadata=whole.usage_metadata,
+    )
+
+
 class _Telling:
     """One stream while it is told: what was said so far, and how it ended.
 
@@ -284,8 +322,10 @@ class _Telling:
         self._whole: AIMessageChunk | None = None
         self._said = Assembly()
 
-    def chunk(self, piece: AIMessageChunk) -> Chunk:
-        """Take the next piece and turn it into ours."""
+    def chunk(self, piece: AIMessage) -> Chunk:
+        """Take the next piece and turn it into ours. A model without streams of its own gives one whole message."""
+        if not isinstance(piece, AIMessageChunk):
+            piece = _as_one_piece(piece)
         self._whole = piece if self._whole is None else self._whole + piece
         chunk = _chunk(piece, self._call)
         self._said.feed(chunk)
