@@ -48,6 +48,7 @@ def task(rows: Sequence[Example], truth: Indices, logits: Doubles) -> str:
     right = guess == truth
     scores = [_f1(guess == label, truth == label) for label in range(len(TASKS))]
     dolly = sources == "dolly"
+    people = sources != "arena_hard"
     rest = [_f1((guess == label)[~dolly], (truth == label)[~dolly]) for label in _present(truth[~dolly])]
     lines = [
         "\n## Task\n",
@@ -55,7 +56,10 @@ def task(rows: Sequence[Example], truth: Indices, logits: Doubles) -> str:
             f"{len(rows)} rows. Macro-F1 **{np.mean(scores):.3f}** over all labelled sources together; accuracy "
             f"{right.mean():.3f}; code against the rest: accuracy "
             f"**{((guess == code) == (truth == code)).mean():.4f}**, "
-            f"F1 {scores[code]:.3f}; calibration error {calibration_error(chances.max(axis=1), right):.3f}. "
+            f"F1 {scores[code]:.3f} (without Arena-Hard, which a model labelled, "
+            f"{((guess == code) == (truth == code))[people].mean():.4f} and "
+            f"{_f1((guess == code)[people], (truth == code)[people]):.3f}); "
+            f"calibration error {calibration_error(chances.max(axis=1), right):.3f}. "
             f"Without Dolly macro-F1 is **{np.mean(rest):.3f}**: Dolly's writers called many plain questions about a "
             "passage a summary or an extraction, and no wording tells which.\n"
         ),
