@@ -220,8 +220,10 @@ def _blocks(model: BaseChatModel, *, stream: bool) -> bool:
 
 @contextmanager
 def _unheard() -> Iterator[None]:
-    """Hide the graph that a call is made in: whatever is bound before it is called listens to its handlers as well."""
-    token = var_child_runnable_config.set(None)
+    """Hide the handlers of the graph that a call is made in: a model that was bound is heard by them, too."""
+    around = var_child_runnable_config.get() or {}
+    shown = cast("RunnableConfig", {key: value for key, value in around.items() if key != "callbacks"})
+    token = var_child_runnable_config.set(shown)
     try:
         yield
     finally:
