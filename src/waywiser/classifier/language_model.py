@@ -49,7 +49,7 @@ class LanguageModel:
 
     @classmethod
     def load(cls, languages: Sequence[str]) -> LanguageModel:
-        """Read what some languages need, each one that `known()` names. Raises `ConfigError` for a damaged file."""
+        """Read what some languages need, each one that the file knows. Raises `ConfigError` for a damaged file."""
         arrays = load(MODEL)
         labels = arrays["labels"].tolist()
         columns = [labels.index(language) for language in sorted(languages)]

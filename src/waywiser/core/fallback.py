@@ -10,7 +10,7 @@
 | cut_short        | only as last hope | the next model                              |
 | unknown          | only as last hope | the next model                              |
 | context_too_long | never             | the next model with more room               |
-| refused          | never             | the next model of another family            |
+| refused          | never             | the next model of another provider          |
 | unauthorised     | never             | the next model of another provider          |
 | invalid_request  | never             | the next model                              |
 | not_accepted     | never             | the tier the policy escalates to, or above  |

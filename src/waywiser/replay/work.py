@@ -106,12 +106,12 @@ def replayed(
         return
     # Spawned, not forked: a fork copies locks that threads of this process may hold.
     context = multiprocessing.get_context("spawn")
-    helpers = workers - 1  # this process works too
-    with ProcessPoolExecutor(helpers, context, initializer=_begin, initargs=(order,)) as pool:
+    others = workers - 1  # this process works too
+    with ProcessPoolExecutor(others, context, initializer=_begin, initargs=(order,)) as pool:
         waiting: deque[Future[list[Replayed]]] = deque()
         try:
             while task := list(islice(source, SESSIONS_A_TASK)):
-                if sum(not future.done() for future in waiting) < helpers * TASKS_AHEAD:
+                if sum(not future.done() for future in waiting) < others * TASKS_AHEAD:
                     waiting.append(pool.submit(_work, task))
                 else:
                     own: Future[list[Replayed]] = Future()
