@@ -59,7 +59,7 @@ class Recalibration:
 
 
 def read_outcomes(path: Path, tiers: Sequence[str]) -> list[Outcome]:
-    """Read receipts (JSON lines, as `waywiser explain SESSION --json` writes them) made under a ladder of `tiers`.
+    """Read receipts (JSON lines, as `waywiser explain session:ID --json` writes them) made under a ladder of `tiers`.
 
     Receipts without a belief about every tier, and attempts that failed for other reasons, are passed over. Raises
     `BadInput` for a line that is no JSON object and for a tier that is not among `tiers`.

@@ -22,9 +22,7 @@ _ODD = "\N{REPLACEMENT CHARACTER}"
 
 def plain(text: str, most: int = 20_000) -> str:
     """Make a text safe for a terminal: control characters are shown, not obeyed, and a long text is cut."""
-    shown = "".join(
-        letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )
+    shown = "".join(letter if letter.isprintable() or letter in "\n\t" else _ODD for letter in text)
     return shown if len(shown) <= most else f"{shown[:most]}… ({len(shown):,} characters)"
 
 

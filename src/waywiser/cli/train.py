@@ -25,7 +25,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     learnt = parser.add_mutually_exclusive_group(required=True)
     learnt.add_argument("--data", type=Path, help="a folder of labelled sets")
-    learnt.add_argument("--receipts", type=Path, help="receipts as JSON lines (`waywiser explain SESSION --json`)")
+    learnt.add_argument("--receipts", type=Path, help="receipts as JSON lines (`waywiser explain session:ID --json`)")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write weights and card into")
     parser.add_argument("--seed", type=int, default=0, help="what every draw hangs on (default: 0)")
     ladder = parser.add_mutually_exclusive_group()

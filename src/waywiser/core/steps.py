@@ -17,7 +17,7 @@ from enum import StrEnum
 
 from waywiser.core.calls import Call, Chunk, Reply
 from waywiser.core.classification import Classification
-from waywiser.core.messages import Message, Role
+from waywiser.core.messages import Role
 
 SURE = 0.8
 
@@ -112,8 +112,3 @@ def revealed(first: Chunk | Reply) -> StepKind | None:
     if first.tool_calls:
         return StepKind.TOOL_CALL
     return StepKind.SYNTHESIS if first.text.strip() else None
-
-
-def newest_human(messages: tuple[Message, ...]) -> Message | None:
-    """Find the newest turn of a person."""
-    return next((message for message in reversed(messages) if message.role is Role.USER), None)

@@ -55,10 +55,6 @@ class Caller:
     requests_per_minute: int | None = None
     concurrent: int | None = None
 
-    def may_use(self, policy: str) -> bool:
-        """Whether this caller may use a policy."""
-        return not self.policies or policy in self.policies
-
 
 def make_key(key_id: str) -> tuple[str, str]:
     """Make a new key: the key itself, to be handed over once, and the hash to be kept."""
