@@ -32,7 +32,7 @@ def judged(classifier: LocalClassifier, text: str) -> Classification:
     ("text", "task"),
     [
         ("Hi there, how are you doing?", "chat"),
-        ("What is the capital of Mongolia?", "question"),
+        ("Which river flows through Novosibirsk?", "question"),
         ("Prove by induction that every tree with n nodes has n - 1 edges.", "reasoning"),
         ("A train covers 240 km in 3 hours. Anna has 12 apples and eats 5. How many kilometres per hour?", "maths"),
         ("Write a Python function that removes duplicates from a list.", "code"),
@@ -48,7 +48,7 @@ def judged(classifier: LocalClassifier, text: str) -> Classification:
         ("Explain how a hash table works", "question"),
         ("wie sagt man „bis bald“ auf Polnisch", "translation"),
         ("TL;DR of the theory of plate tectonics", "summarisation"),
-        ("Schreibe eine Python-Funktion, die eine Liste sortiert", "code"),
+        ("Schreibe eine Python-Funktion, die zwei Wörterbücher vergleicht", "code"),
         ("Докажи, что корень из трёх иррационален", "reasoning"),
         ("Traduis « bonne nuit » en allemand", "translation"),
     ],
