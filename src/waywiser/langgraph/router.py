@@ -75,8 +75,9 @@ class Router:
 
         `store` is the path of a SQLite file (default: `waywiser.sqlite` in the current folder), `:memory:`, the URL of
         a Redis, or a store object. `models` answers for models of the policy with LangChain chat models, `checks` for
-        checks of one's own that the policy names (`accept: ["own:polite"]`, `checks={"own:polite": …}`). `log` writes
-        one line a step to standard error. Raises `ConfigError` with every problem found, each with its place.
+        checks of one's own that the policy names (`accept: ["own:polite"]`, `checks={"own:polite": …}`). `classifier`
+        stands in for the local one, also where the policy names its own. `log` writes one line a step to standard
+        error. Raises `ConfigError` with every problem found, each with its place.
         """
         for name, model in (models or {}).items():
             if not isinstance(model, Runnable):
