@@ -105,6 +105,20 @@ async def test_a_stream_outside_a_graph_knows_where_it_comes_from() -> None:
         assert (rig.receipt.session, rig.receipt.node) == ("t-8", "front")
 
 
+@pytest.mark.parametrize("callbacks", [[], [BaseCallbackHandler()]], ids=["unheard", "heard"])
+async def test_a_thread_is_the_session_outside_a_graph(callbacks: list[BaseCallbackHandler]) -> None:
+    rig = Rig(a_policy(), {"a/middle": [said("hello")] * 4})
+    model, config = (
+        model_of(rig),
+        cast("RunnableConfig", {"configurable": {"thread_id": "t-9"}, "callbacks": callbacks}),
+    )
+    model.invoke("hi", config)
+    await model.ainvoke("hi", config)
+    list(model.stream("hi", config))
+    assert [piece async for piece in model.astream("hi", config)]
+    assert [receipt.session for receipt in rig.recorder.receipts] == ["t-9"] * 4
+
+
 def test_a_subgraph_is_an_agent() -> None:
     rig = Rig(a_policy(), {"a/middle": [said("hello"), said("again")]})
     inner = graph_of(model_of(rig)).compile()

@@ -33,7 +33,7 @@ from waywiser.core.receipt import Receipt
 from waywiser.engine import Answer, Engine
 from waywiser.errors import BudgetExceeded
 from waywiser.langgraph.asking import agranted, granted
-from waywiser.langgraph.context import origin_of
+from waywiser.langgraph.context import origin_of, placed
 from waywiser.langgraph.settings import read_settings
 from waywiser.langgraph.tools import bound, core_tools, response_format
 from waywiser.langgraph.unheard import hearing, named, unheard
@@ -135,7 +135,7 @@ class RoutedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         """Answer one history. Where nobody listens in, LangChain's part of a call is left out: see `unheard.py`."""
-        config = ensure_config(config)
+        config = placed(config)
         heard = CallbackManager.configure(**hearing(self, config))
         messages = unheard(self, input, heard, kwargs)
         if messages is None:
@@ -152,7 +152,7 @@ class RoutedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         """Like `invoke`, for an event loop."""
-        config = ensure_config(config)
+        config = placed(config)
         heard = AsyncCallbackManager.configure(**hearing(self, config))
         messages = unheard(self, input, heard, kwargs)
         if messages is None:
@@ -169,7 +169,7 @@ class RoutedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
         """Answer one history in pieces. LangChain hands `_stream` no config: it is left where graphs leave theirs."""
-        config = ensure_config(config)
+        config = placed(config)
         pieces = super().stream(input, config, stop=stop, **kwargs)
         try:
             while True:
@@ -195,7 +195,7 @@ class RoutedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         """Like `stream`, for an event loop."""
-        config = ensure_config(config)
+        config = placed(config)
         pieces = super().astream(input, config, stop=stop, **kwargs)
         try:
             while True:

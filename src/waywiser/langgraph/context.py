@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from langchain_core.runnables import RunnableConfig, ensure_config
+
 from waywiser.core.calls import Origin
 from waywiser.core.claims import session_key
 from waywiser.core.steps import KINDS
@@ -43,6 +45,15 @@ def within(info: SessionInfo) -> Iterator[SessionInfo]:
         yield info
     finally:
         _current.reset(token)
+
+
+def placed(config: RunnableConfig | None) -> RunnableConfig:
+    """The whole config of a call, its thread in the metadata: a graph puts it there, a call outside of graphs lacks it."""
+    whole = ensure_config(config)
+    thread = (whole.get("configurable") or {}).get("thread_id")
+    if thread is not None:
+        whole["metadata"] = {"thread_id": thread, **(whole.get("metadata") or {})}
+    return whole
 
 
 def origin_of(
