@@ -48,7 +48,7 @@ def within(info: SessionInfo) -> Iterator[SessionInfo]:
 
 
 def placed(config: RunnableConfig | None) -> RunnableConfig:
-    """The whole config of a call, its thread in the metadata: a graph puts it there, a call outside of graphs lacks it."""
+    """Return the whole config of a call with its thread in the metadata, where only a graph would have put it."""
     whole = ensure_config(config)
     thread = (whole.get("configurable") or {}).get("thread_id")
     if thread is not None:
