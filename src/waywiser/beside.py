@@ -78,7 +78,7 @@ class Beside(_Lanes[Future[Came[Blocking]]]):
             work = (self._run, asked, done)
             threading.Thread(target=copy_context().run, args=work, name="waywiser-beside", daemon=True).start()
         else:
-            done.set_result(Spoken((CIRCUIT_OPEN,), _empty()) if asked.stream else CIRCUIT_OPEN)
+            done.set_result(Spoken((CIRCUIT_OPEN,), told()) if asked.stream else CIRCUIT_OPEN)
         return tally.began_s
 
     def wait(self, patience_s: float | None) -> Heard:
@@ -132,7 +132,7 @@ class BesideAsync(_Lanes[asyncio.Future[Came["_Reader"]]]):
             done = asyncio.ensure_future(self._run(asked))
         else:
             done = asyncio.get_running_loop().create_future()
-            done.set_result(Spoken((CIRCUIT_OPEN,), _Reader(_aempty())) if asked.stream else CIRCUIT_OPEN)
+            done.set_result(Spoken((CIRCUIT_OPEN,), _Reader(atold())) if asked.stream else CIRCUIT_OPEN)
         self._running[asked.lane] = (asked, tally, done)
         return tally.began_s
 
@@ -251,7 +251,7 @@ def _forgotten(done: asyncio.Future[Done]) -> None:
 
 
 def _says(piece: Piece) -> bool:
-    return isinstance(piece, Failure) or bool(piece.text or piece.tool_calls or piece.thinking or piece.finish)
+    return isinstance(piece, Failure) or piece.says_something or piece.finish is not None
 
 
 def _outcome(came: Came[Rest]) -> Outcome | None:
@@ -303,10 +303,12 @@ async def _afollowed(spoken: Spoken[_Reader]) -> Async:
         await spoken.rest.stop()
 
 
-def _empty() -> Blocking:
-    yield from ()
+def told(*pieces: Piece) -> Blocking:
+    """A stream that is told already."""
+    yield from pieces
 
 
-async def _aempty() -> Async:
-    return
-    yield
+async def atold(*pieces: Piece) -> Async:
+    """Like `told`, for an event loop."""
+    for piece in pieces:
+        yield piece

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequen
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
-from waywiser.beside import Beside, BesideAsync
+from waywiser.beside import Beside, BesideAsync, atold, told
 from waywiser.core.calls import Call, Chunk, Failure, Reply
 from waywiser.core.classification import Head
 from waywiser.core.effects import (
@@ -163,7 +163,7 @@ class Engine:
     def _drive(self, call: Call) -> Generator[Chunk, None, Done]:  # noqa: C901, PLR0912, PLR0915 - one branch an effect
         pipeline = Pipeline(call, self.policy, now_s=self.clock.now())
         run = pipeline.run()
-        stream: Generator[Chunk | Failure, None, None] = _empty()
+        stream: Generator[Chunk | Failure, None, None] = told()
         beside = Beside(self._upstreams, self.health, self.clock)
         tally = Tally(self.health, self.clock)
         result: object = None
@@ -200,7 +200,9 @@ class Engine:
                     upstream = self._upstreams[effect.model.api]
                     stream.close()
                     stream = (
-                        upstream.stream(effect.model, effect.call, effect.timeout_s) if tally.admitted else _refused()
+                        upstream.stream(effect.model, effect.call, effect.timeout_s)
+                        if tally.admitted
+                        else told(CIRCUIT_OPEN)
                     )
                     result = tally.began_s
                 elif isinstance(effect, StopStream):
@@ -243,7 +245,7 @@ class Engine:
     ) -> AsyncGenerator[Chunk, None]:
         pipeline = Pipeline(call, self.policy, now_s=self.clock.now())
         run = pipeline.run()
-        stream: AsyncGenerator[Chunk | Failure, None] = _aempty()
+        stream: AsyncGenerator[Chunk | Failure, None] = atold()
         beside = BesideAsync(self._upstreams, self.health, self.clock)
         tally = Tally(self.health, self.clock)
         result: object = None
@@ -282,7 +284,9 @@ class Engine:
                     upstream = self._upstreams[effect.model.api]
                     await stream.aclose()
                     stream = (
-                        upstream.astream(effect.model, effect.call, effect.timeout_s) if tally.admitted else _arefused()
+                        upstream.astream(effect.model, effect.call, effect.timeout_s)
+                        if tally.admitted
+                        else atold(CIRCUIT_OPEN)
                     )
                     result = tally.began_s
                 elif isinstance(effect, StopStream):
@@ -381,20 +385,3 @@ class Engine:
                 sink.emit(receipt)
             except Exception:  # noqa: BLE001 - whatever a sink raises
                 _log.exception("the sink %r failed", sink)
-
-
-def _empty() -> Generator[Chunk | Failure, None, None]:
-    yield from ()
-
-
-async def _aempty() -> AsyncGenerator[Chunk | Failure, None]:
-    return
-    yield
-
-
-def _refused() -> Generator[Chunk | Failure, None, None]:
-    yield CIRCUIT_OPEN
-
-
-async def _arefused() -> AsyncGenerator[Chunk | Failure, None]:
-    yield CIRCUIT_OPEN

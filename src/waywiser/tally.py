@@ -19,11 +19,13 @@ class Tally:
 
     __slots__ = ("_board", "_clock", "_first_s", "_model", "_noted", "admitted", "began_s")
 
-    def __init__(self, board: HealthBoard, clock: Clock, model: str = "", *, admitted: bool = False) -> None:
+    def __init__(
+        self, board: HealthBoard, clock: Clock, model: str = "", began_s: float = 0.0, *, admitted: bool = False
+    ) -> None:
         self._board = board
         self._clock = clock
         self._model = model
-        self.began_s = clock.now()
+        self.began_s = began_s
         self.admitted = admitted
         self._noted = not admitted
         self._first_s: float | None = None
@@ -31,12 +33,14 @@ class Tally:
     @classmethod
     def begun(cls, board: HealthBoard, clock: Clock, model: str) -> Tally:
         """Begin to time a request, if the circuit lets it pass."""
-        return cls(board, clock, model, admitted=board.admit(model, clock.now()))
+        began_s = clock.now()
+        return cls(board, clock, model, began_s, admitted=board.admit(model, began_s))
 
     @classmethod
     async def abegun(cls, board: HealthBoard, clock: Clock, model: str) -> Tally:
         """Like `begun`, for an event loop."""
-        return cls(board, clock, model, admitted=await board.aadmit(model, clock.now()))
+        admitted = await board.aadmit(model, clock.now())
+        return cls(board, clock, model, clock.now(), admitted=admitted)
 
     def sent(self, outcome: Outcome) -> Sent:
         """Take the whole answer."""
@@ -50,7 +54,7 @@ class Tally:
         if item is None or isinstance(item, Failure):
             self._note(item or CUT, now_s)
         else:
-            if self._first_s is None and (item.text or item.tool_calls or item.thinking):
+            if self._first_s is None and item.says_something:
                 self._first_s = now_s - self.began_s
             if item.finish is not None:
                 self._note(None, now_s)

@@ -127,7 +127,8 @@ def test_what_no_model_could_take_is_refused_with_its_place(call: Call, place: s
 
 def test_the_last_turn_may_ask_for_tools() -> None:
     rig = Rig(a_policy(), {"a/middle": [said("ok")]})
-    rig.engine.complete(a_call(user("hi"), assistant("", [ToolCall("t1", "look_up", "{}")])))
+    answer = rig.engine.complete(a_call(user("hi"), assistant("", [ToolCall("t1", "look_up", "{}")])))
+    assert answer.reply.text == "ok"
 
 
 def test_no_eligible_model_says_why_for_each() -> None:

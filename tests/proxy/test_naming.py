@@ -66,7 +66,7 @@ def test_names_that_mean_nothing(name: str, allowed: tuple[str, ...], status: in
 def test_every_name_that_is_listed_means_something() -> None:
     for allowed in ((), ("first",), ("second",)):
         for name in NAMES.listed(allowed):
-            NAMES.resolve(name, allowed)
+            assert NAMES.resolve(name, allowed) is not None
 
 
 def test_several_policies_share_a_store_and_what_is_down(start: Callable[..., Proxy], tmp_path: Path) -> None:

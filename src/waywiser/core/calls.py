@@ -216,5 +216,10 @@ class Chunk:
     model: str = ""
     id: str = ""
 
+    @property
+    def says_something(self) -> bool:
+        """Whether the model's answer goes on in it."""
+        return bool(self.text or self.tool_calls or self.thinking)
+
 
 Outcome: TypeAlias = Reply | Failure

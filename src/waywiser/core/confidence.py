@@ -45,7 +45,7 @@ def bound_of(check: str) -> float | None:
 
 def needed(policy: Policy, kind: StepKind, *, streamed: bool) -> bool:
     """Whether the policy looks at the confidence of a step of this kind. A stream can be cut, a whole reply not."""
-    checked = any(bound_of(check) is not None for check in policy.step_rule(kind).accept)
+    checked = any(check.startswith(MIN_LOGPROB) for check in policy.step_rule(kind).accept)
     return checked or (streamed and policy.fallback.cut_unsure is not None)
 
 

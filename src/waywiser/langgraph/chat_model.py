@@ -22,7 +22,6 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough, ensure_config
-from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
@@ -37,6 +36,7 @@ from waywiser.langgraph.context import origin_of, placed
 from waywiser.langgraph.settings import read_settings
 from waywiser.langgraph.tools import bound, core_tools, response_format
 from waywiser.langgraph.unheard import hearing, named, unheard
+from waywiser.upstream.langchain_config import handed_down
 from waywiser.upstream.langchain_messages import MODEL_KEY, chunk_message, reply_message, to_core
 
 RunManager = CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun
@@ -173,11 +173,8 @@ class RoutedChatModel(BaseChatModel):
         pieces = super().stream(input, config, stop=stop, **kwargs)
         try:
             while True:
-                token = var_child_runnable_config.set(config)
-                try:
+                with handed_down(config):
                     piece = next(pieces, None)
-                finally:
-                    var_child_runnable_config.reset(token)
                 if piece is None:
                     return
                 yield piece
@@ -199,11 +196,8 @@ class RoutedChatModel(BaseChatModel):
         pieces = super().astream(input, config, stop=stop, **kwargs)
         try:
             while True:
-                token = var_child_runnable_config.set(config)
-                try:
+                with handed_down(config):
                     piece = await anext(pieces, None)
-                finally:
-                    var_child_runnable_config.reset(token)
                 if piece is None:
                     return
                 yield piece

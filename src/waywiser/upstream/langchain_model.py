@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -21,7 +21,6 @@ from langchain_core.language_models import BaseChatModel, SimpleChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableParallel, RunnableSequence
-from langchain_core.runnables.config import var_child_runnable_config
 
 from waywiser.core.assembly import Assembly
 from waywiser.core.calls import Call, Chunk, Failure, FailureKind, Finish, Outcome, Reply, ToolCallDelta, Usage
@@ -29,6 +28,7 @@ from waywiser.core.messages import Text, Thinking
 from waywiser.core.models import Model
 from waywiser.upstream.errands import Crowded, Errands, Overdue
 from waywiser.upstream.failures import from_exception
+from waywiser.upstream.langchain_config import handed_down, without_handlers
 from waywiser.upstream.langchain_logprobs import asking, read_logprobs
 from waywiser.upstream.langchain_messages import from_core, read_finish, read_usage, to_core
 
@@ -66,7 +66,7 @@ class LangChainUpstream:
         limit = asyncio.timeout(timeout_s)
         try:
             async with limit:
-                with _unheard():
+                with handed_down(without_handlers()):
                     message = await self._bound(model, call, stream=False).ainvoke(_history(call), _ALONE)
                 return _reply(message, call)
         except Exception as error:  # noqa: BLE001 - as above
@@ -112,7 +112,7 @@ class LangChainUpstream:
                 while True:
                     limit = asyncio.timeout(timeout_s)
                     async with limit:
-                        with _unheard():
+                        with handed_down(without_handlers()):
                             piece = await anext(pieces, None)
                     if piece is None:
                         break
@@ -218,25 +218,13 @@ def _blocks(model: BaseChatModel, *, stream: bool) -> bool:
     return (stream and own("_stream")) or not own("_agenerate")
 
 
-@contextmanager
-def _unheard() -> Iterator[None]:
-    """Hide the handlers of the graph that a call is made in: a model that was bound is heard by them, too."""
-    around = var_child_runnable_config.get() or {}
-    shown = cast("RunnableConfig", {key: value for key, value in around.items() if key != "callbacks"})
-    token = var_child_runnable_config.set(shown)
-    try:
-        yield
-    finally:
-        var_child_runnable_config.reset(token)
-
-
 def _invoked(asked: Runnable[Any, Any], call: Call) -> Any:
-    with _unheard():
+    with handed_down(without_handlers()):
         return asked.invoke(_history(call), _ALONE)
 
 
 def _next(pieces: Iterator[AIMessageChunk]) -> AIMessageChunk | None:
-    with _unheard():
+    with handed_down(without_handlers()):
         return next(pieces, None)
 
 

@@ -63,7 +63,7 @@ def read_call(
         read_messages(data.get("messages"), remembered=remembered),
         tools,
         _format(data.get("response_format")),
-        _settings(data, tools),
+        _settings(data),
         origin or Origin(),
         stream=as_flag(data, "stream") or False,
         model=as_text(data.get("model"), "model") if data.get("model") is not None else "",
@@ -273,7 +273,7 @@ def _format(raw: Raw) -> ResponseFormat | None:
     return ResponseFormat(dump(dict(schema)).decode(), name, as_flag(said, "strict", "response_format.json_schema."))
 
 
-def _settings(data: Mapping[str, Raw], tools: Sequence[Tool]) -> Settings:
+def _settings(data: Mapping[str, Raw]) -> Settings:
     stop = data.get("stop")
     stops = [stop] if isinstance(stop, str) else [] if stop is None else stop
     if not isinstance(stops, list) or not all(isinstance(item, str) for item in stops):
@@ -285,25 +285,21 @@ def _settings(data: Mapping[str, Raw], tools: Sequence[Tool]) -> Settings:
         max_output_tokens=most,
         stop=tuple(stops),
         seed=as_whole(data, "seed", least=-(2**63)),
-        tool_choice=_choice(data.get("tool_choice"), tools),
+        tool_choice=_choice(data.get("tool_choice")),
         parallel_tool_calls=as_flag(data, "parallel_tool_calls"),
         logprobs=(as_whole(data, "top_logprobs", least=0) or 0) if as_flag(data, "logprobs") else None,
         extra=cast("Mapping[str, JSON]", {name: value for name, value in data.items() if name not in _READ}),
     )
 
 
-def _choice(raw: Raw, tools: Sequence[Tool]) -> str:
+def _choice(raw: Raw) -> str:
     if raw is None:
         return ""
-    if raw == "required" and not tools:
-        raise BadInput("tool_choice: a tool is required, and none is offered")
     if raw in ("auto", "none", "required"):
         return cast("str", raw)
     name = text_of(mapping_of(mapping_of(raw).get("function")).get("name"))
     if not name:
         raise BadInput(f"tool_choice: expected auto, none, required or a function by name, got {raw!r}"[:200])
-    if not any(tool.name == name for tool in tools):
-        raise BadInput(f"tool_choice: no tool {name[:100]!r} is offered")
     return f"tool:{name}"
 
 
