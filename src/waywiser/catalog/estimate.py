@@ -74,7 +74,7 @@ def pairs(data: bytes) -> NDArray[np.uint16]:
 
 @cache
 def _weights(ranks: str) -> NDArray[np.float32]:
-    import numpy as np  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415 - as above
 
     with as_file(files("waywiser.catalog").joinpath("ranks", "token_estimate.npz")) as path, np.load(path) as stored:
         weights: NDArray[np.float32] = stored[ranks].astype(np.float32)

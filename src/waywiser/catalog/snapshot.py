@@ -74,7 +74,7 @@ def prices(row: Row, on: date) -> tuple[Price, ...]:
 
 def taken() -> dict[str, object]:
     """Take the snapshot from the installed genai-prices."""
-    from importlib.metadata import version as installed  # noqa: PLC0415
+    from importlib.metadata import version as installed  # noqa: PLC0415 - only to take a snapshot
 
     from genai_prices import data  # noqa: PLC0415 - the import this module exists to avoid
 
@@ -101,7 +101,7 @@ def _row(info: ModelInfo) -> Row | None:
 
 def _names(match: MatchLogic) -> tuple[set[str], set[str]]:
     """Exact names and beginnings of names, where the match is a plain one or an alternative of plain ones."""
-    from genai_prices import types  # noqa: PLC0415
+    from genai_prices import types  # noqa: PLC0415 - as in `taken`
 
     clauses = match.or_ if isinstance(match, types.ClauseOr) else [match]
     return (
@@ -111,7 +111,7 @@ def _names(match: MatchLogic) -> tuple[set[str], set[str]]:
 
 
 def _epochs(info: ModelInfo) -> list[list[object]]:
-    from genai_prices import types  # noqa: PLC0415
+    from genai_prices import types  # noqa: PLC0415 - as in `taken`
 
     if not isinstance(info.prices, list):
         rows = _rows(info.prices)
@@ -140,7 +140,7 @@ def _dearest(one: list[list[int]], other: list[list[int]]) -> list[list[int]]:
 
 def _rows(price: ModelPrice) -> list[list[int]]:
     """Rows of `[above, input, output, cached, cache_write]`; none when tokens are not what is paid for."""
-    from genai_prices.types import TieredPrices  # noqa: PLC0415
+    from genai_prices.types import TieredPrices  # noqa: PLC0415 - as in `taken`
 
     fields = {name: getattr(price, f"{name}_mtok") for name in ("input", "output", "cache_read", "cache_write")}
     if fields["input"] is None or fields["output"] is None or price.requests_kcount is not None:

@@ -54,10 +54,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def perform(args: argparse.Namespace) -> int:  # noqa: C901 - one run, its parts in order
     """Replay, report, and judge. The exit code is 1 when the new policy does not hold against the one in force."""
     # Numpy and the processes are only for those who replay.
-    from waywiser.replay.comparison import Comparison  # noqa: PLC0415
-    from waywiser.replay.recording import Problem  # noqa: PLC0415
-    from waywiser.replay.totals import Problems, Totals  # noqa: PLC0415
-    from waywiser.replay.work import Order  # noqa: PLC0415
+    from waywiser.replay.comparison import Comparison  # noqa: PLC0415 - only for this command
+    from waywiser.replay.recording import Problem  # noqa: PLC0415 - only for this command
+    from waywiser.replay.totals import Problems, Totals  # noqa: PLC0415 - only for this command
+    from waywiser.replay.work import Order  # noqa: PLC0415 - only for this command
 
     path = Path(args.traces)
     if not path.is_file():
@@ -85,11 +85,11 @@ def perform(args: argparse.Namespace) -> int:  # noqa: C901 - one run, its parts
         raise BadInput(_nothing(path, problems))
     frontier = None
     if args.outcomes:
-        from waywiser.replay.outcomes import frontier as drawn  # noqa: PLC0415
+        from waywiser.replay.outcomes import frontier as drawn  # noqa: PLC0415 - only for this command
 
         frontier = drawn(Path(args.outcomes), policies[0], loaded[0].classifier or LazyClassifier())
     if args.html:
-        from waywiser.replay.page import page  # noqa: PLC0415
+        from waywiser.replay.page import page  # noqa: PLC0415 - only for this command
 
         text = page(totals, problems, source=path.name, comparison=comparison, frontier=frontier)
         Path(args.html).write_text(text, encoding="utf-8")
@@ -109,8 +109,8 @@ def _names(files: tuple[str, ...], names: list[str]) -> list[str]:
 
 def _results(path: Path, order: Order, args: argparse.Namespace) -> Iterator[Replayed]:
     """Replay, with a progress bar on a terminal, and a checkpoint where one is asked for."""
-    from waywiser.replay.checkpoint import Checkpoint, fingerprint  # noqa: PLC0415
-    from waywiser.replay.work import replayed  # noqa: PLC0415
+    from waywiser.replay.checkpoint import Checkpoint, fingerprint  # noqa: PLC0415 - only for this command
+    from waywiser.replay.work import replayed  # noqa: PLC0415 - only for this command
 
     with ExitStack() as stack:
         bar = stack.enter_context(_Bar(path.stat().st_size))
@@ -205,7 +205,7 @@ def session_json(result: SessionResult, *, decisions: bool = False) -> dict[str,
 
 
 def _print(totals: list[Totals], problems: Problems, comparison: Comparison | None, frontier: Frontier | None) -> None:
-    from waywiser.replay.unknowns import unknowns  # noqa: PLC0415
+    from waywiser.replay.unknowns import unknowns  # noqa: PLC0415 - only for this command
 
     ours = totals[0]
     rows = [(one.policy, usd(one.cost), _share(one.cost, ours.top), f"{sum(one.stopped.values())}") for one in totals]

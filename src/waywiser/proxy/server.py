@@ -27,7 +27,7 @@ MOST_PORT = 65535
 class GuardedProtocol(HttpToolsProtocol):
     """One connection, whose requests must have their heads there in time and within the limit."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
         """Begin to wait for the first request."""
         super().connection_made(transport)
         self._head_bytes = 0

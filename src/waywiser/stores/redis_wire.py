@@ -79,9 +79,9 @@ class Server:
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         try:
             import redis  # noqa: PLC0415 - an extra, needed only here
-            import redis.asyncio  # noqa: PLC0415
-            from redis.backoff import NoBackoff  # noqa: PLC0415
-            from redis.retry import Retry  # noqa: PLC0415
+            import redis.asyncio  # noqa: PLC0415 - an extra
+            from redis.backoff import NoBackoff  # noqa: PLC0415 - as above
+            from redis.retry import Retry  # noqa: PLC0415 - as above
         except ImportError:
             raise ConfigError("the redis store needs the `redis` extra: pip install 'waywiser[redis]'") from None
         self._redis: Any = redis  # untyped in part

@@ -27,7 +27,7 @@ INSERT INTO spends
 SELECT {_WHO}, sum(nanos), sum(tokens), sum(llm_calls), sum(tool_calls) FROM news
 WHERE nanos OR tokens OR llm_calls OR tool_calls GROUP BY {_WHO}
 ON CONFLICT DO UPDATE SET nanos = nanos + excluded.nanos, tokens = tokens + excluded.tokens,
-  llm_calls = llm_calls + excluded.llm_calls, tool_calls = tool_calls + excluded.tool_calls"""  # noqa: S608
+  llm_calls = llm_calls + excluded.llm_calls, tool_calls = tool_calls + excluded.tool_calls"""  # noqa: S608 - as above
 _SORT_RECEIPTS = """
 INSERT INTO receipts (id, session, data)
 SELECT receipt, session, data FROM news WHERE receipt IS NOT NULL ORDER BY seq

@@ -17,12 +17,12 @@ _WORDS = {"true": True, "false": False, "nothing": None, "null": None, "True": T
 _COMPARISONS: dict[type[ast.cmpop], Callable[[object, object], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
-    ast.Lt: lambda a, b: a < b,  # type: ignore[operator]
-    ast.LtE: lambda a, b: a <= b,  # type: ignore[operator]
-    ast.Gt: lambda a, b: a > b,  # type: ignore[operator]
-    ast.GtE: lambda a, b: a >= b,  # type: ignore[operator]
-    ast.In: lambda a, b: a in b,  # type: ignore[operator]
-    ast.NotIn: lambda a, b: a not in b,  # type: ignore[operator]
+    ast.Lt: lambda a, b: a < b,  # type: ignore[operator]  # values of any type
+    ast.LtE: lambda a, b: a <= b,  # type: ignore[operator]  # values of any type
+    ast.Gt: lambda a, b: a > b,  # type: ignore[operator]  # values of any type
+    ast.GtE: lambda a, b: a >= b,  # type: ignore[operator]  # values of any type
+    ast.In: lambda a, b: a in b,  # type: ignore[operator]  # values of any type
+    ast.NotIn: lambda a, b: a not in b,  # type: ignore[operator]  # values of any type
 }
 
 

@@ -154,6 +154,6 @@ def _cancellable(tool: BaseTool) -> BaseTool:
     async def coroutine(*args: object, **kwargs: object) -> object:
         return await in_thread(lambda: func(*args, **kwargs))
 
-    coroutine.__signature__ = inspect.signature(func)  # type: ignore[attr-defined]
+    coroutine.__signature__ = inspect.signature(func)  # type: ignore[attr-defined]  # inspect reads it
     coroutine.__annotations__ = func.__annotations__
     return tool.model_copy(update={"coroutine": coroutine})
